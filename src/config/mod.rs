@@ -1,0 +1,156 @@
+//! What a worker is allowed to do: the validated configuration.
+//!
+//! A [`Config`] that exists is valid: every value has been checked, every default filled in. It is made by
+//! [`Config::load`] from `janitor.toml`, where unknown keys are errors and all errors are reported at once.
+
+mod values;
+
+use std::{collections::BTreeMap, num::NonZeroU64, path::PathBuf, time::Duration};
+
+pub use values::*;
+
+/// A validated `janitor.toml`.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file that it came from, where it came from one.
+    pub path: Option<PathBuf>,
+    /// Where the embedded mode keeps its file.
+    pub data_dir: PathBuf,
+    /// The Redis of a cluster; none: the embedded mode.
+    pub redis: Option<RedisConfig>,
+    /// How workers behave.
+    pub worker: WorkerConfig,
+    /// Where metrics are served; none: nowhere.
+    pub metrics: Option<MetricsConfig>,
+    /// The jobs by name.
+    pub jobs: BTreeMap<String, JobConfig>,
+}
+
+/// `[redis]`.
+#[derive(Clone, Debug)]
+pub struct RedisConfig {
+    /// Where it is.
+    pub url: SecretUrl,
+    /// Every key begins with this in braces; default `janitor`.
+    pub namespace: String,
+}
+
+/// `[worker]`.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// How many jobs run at once in a process; default 2.
+    pub concurrency: usize,
+    /// How long a lock outlives a holder that cannot renew it, 1 s or more; default 30 s.
+    pub lock_ttl: Duration,
+    /// How long a request stays with a worker that does not extend it; default 60 s.
+    pub visibility: Duration,
+    /// After how many deliveries a request is dead; default 3.
+    pub max_deliveries: u32,
+    /// How long a batch in hand may take after SIGTERM; default 25 s.
+    pub drain: Duration,
+    /// The host's name; default the machine's.
+    pub host: String,
+}
+
+/// `[metrics]`.
+#[derive(Clone, Copy, Debug)]
+pub struct MetricsConfig {
+    /// The address that `/metrics` and `/healthz` are served on.
+    pub listen: std::net::SocketAddr,
+}
+
+/// One `[jobs.NAME]`.
+#[derive(Clone, Debug)]
+pub struct JobConfig {
+    /// The job's name.
+    pub name: String,
+    /// Whether it may run; default true.
+    pub enabled: bool,
+    /// When it runs; none: only on demand.
+    pub timing: Option<Timing>,
+    /// What it does.
+    pub kind: JobKind,
+}
+
+/// When a job runs.
+#[derive(Clone, Debug)]
+pub struct Timing {
+    /// The cron expression or the interval.
+    pub schedule: Schedule,
+    /// The zone that a cron expression is read in; default UTC.
+    pub timezone: chrono_tz::Tz,
+    /// What happens to ticks that were missed.
+    pub catch_up: CatchUp,
+    /// A tick is enqueued up to this much later; default 0.
+    pub jitter: Duration,
+}
+
+/// What happens to ticks that were missed while no beat ran.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CatchUp {
+    /// The latest one is made up, the rest are dropped.
+    #[default]
+    One,
+    /// All are dropped.
+    None,
+}
+
+/// What a job does.
+#[derive(Clone, Debug)]
+pub enum JobKind {
+    /// `kind = "retention"`.
+    Retention(Box<RetentionConfig>),
+}
+
+impl JobKind {
+    /// The word in the configuration and in reports.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Retention(_) => "retention",
+        }
+    }
+}
+
+/// A job of kind `retention`.
+#[derive(Clone, Debug)]
+pub struct RetentionConfig {
+    /// The store that runs are deleted from.
+    pub store: StoreUrl,
+    /// The run table and what belongs to it; default `pyworkflow`.
+    pub layout: String,
+    /// How long ended runs stay where no rule matches; none: for ever.
+    pub retention_days: Option<RetentionDays>,
+    /// The most runs in one transaction; default 1,000.
+    pub batch_size: BatchSize,
+    /// How long a transaction should last at most; default 250 ms.
+    pub batch_time: Duration,
+    /// The longest pause between transactions; default 100 ms.
+    pub batch_pause: Duration,
+    /// The most runs of one execution; none: no limit.
+    pub run_limit: Option<NonZeroU64>,
+    /// How long one execution lasts at most; default 1 h.
+    pub time_limit: Duration,
+    /// The first that matches a run decides.
+    pub rules: Vec<Rule>,
+}
+
+/// One of a job's `rules`.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// Which workflows, by name; none: all.
+    pub workflow: Option<glob::Pattern>,
+    /// Which statuses, all of them terminal in the layout; empty: all terminal ones.
+    pub status: Vec<String>,
+    /// What is to happen.
+    pub keep: Keep,
+}
+
+/// How long a rule keeps what it matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// For ever.
+    Forever,
+    /// Until this many days after the last update.
+    Days(RetentionDays),
+}

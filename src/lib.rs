@@ -1,0 +1,16 @@
+//! Retention and orphan sweeps for task-queue clusters, as an apalis worker.
+
+pub mod clock;
+pub mod config;
+#[cfg(feature = "sqlite")]
+pub mod embedded;
+mod janitor;
+pub mod jobs;
+pub mod ledger;
+#[cfg(feature = "redis")]
+pub mod link;
+pub mod lock;
+pub mod queue;
+pub mod report;
+
+pub use janitor::{Ask, Ended, Janitor, Next, UnknownJob};

@@ -1,0 +1,4 @@
+//! Placeholder.
+
+/// The tables.
+pub const SCHEMA: &str = "";
