@@ -3,11 +3,14 @@
 //! A [`Config`] that exists is valid: every value has been checked, every default filled in. It is made by
 //! [`Config::load`] from `janitor.toml`, where unknown keys are errors and all errors are reported at once.
 
+mod schedule;
 mod values;
 
 use std::{collections::BTreeMap, num::NonZeroU64, path::PathBuf, time::Duration};
 
-pub use values::*;
+pub use schedule::Schedule;
+pub(crate) use values::duration;
+pub use values::{BatchSize, RetentionDays, SecretUrl, StoreUrl};
 
 /// A validated `janitor.toml`.
 #[derive(Clone, Debug)]

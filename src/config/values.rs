@@ -120,16 +120,25 @@ impl Display for StoreUrl {
     }
 }
 
-/// When a job's ticks are.
-#[derive(Clone, Debug)]
-pub enum Schedule {
-    /// A cron expression of five fields, or `@daily` and its kin.
-    Cron {
-        /// The expression as it was written.
-        text: String,
-        /// The expression, parsed.
-        cron: Box<croner::Cron>,
-    },
-    /// `every 15m`, aligned to the epoch.
-    Every(Duration),
+/// What a duration must be.
+const DURATION_RULE: &str =
+    "must be a whole number with a unit (ms, s, m, h, d, w), such as \"90s\", \"15m\" or \"7d\"";
+
+/// Reads `250ms`, `90s`, `15m`, `1h`, `7d` or `2w`; the error is the rule that it breaks.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let refused = || DURATION_RULE.to_owned();
+    let digits_end = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(refused)?;
+    let number: u64 = text[..digits_end].parse().map_err(|_| refused())?;
+    let millis: u64 = match &text[digits_end..] {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        "w" => 604_800_000,
+        // A month and a year have no fixed length.
+        "M" | "mo" | "y" => return Err(format!("{DURATION_RULE}; there are no months or years")),
+        _ => return Err(refused()),
+    };
+    number.checked_mul(millis).map(Duration::from_millis).ok_or_else(refused)
 }
