@@ -1,5 +1,6 @@
 //! Retention and orphan sweeps for task-queue clusters, as an apalis worker.
 
+pub mod beat;
 pub mod clock;
 pub mod config;
 #[cfg(feature = "sqlite")]
