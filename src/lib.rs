@@ -11,6 +11,7 @@ pub mod ledger;
 #[cfg(feature = "redis")]
 pub mod link;
 pub mod lock;
+pub mod metrics;
 pub mod queue;
 pub mod report;
 
