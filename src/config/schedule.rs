@@ -18,7 +18,7 @@ use croner::{
     parser::{CronParser, Seconds, Year},
 };
 
-use super::duration;
+use super::values::duration;
 
 /// The longest interval.
 const EVERY_MAX: Duration = Duration::from_hours(366 * 24);

@@ -1,1 +1,2 @@
 //! All integration tests, as one binary: linking is what tests cost.
+mod config;
