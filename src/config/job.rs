@@ -6,7 +6,8 @@ use chrono_tz::{TZ_VARIANTS, Tz};
 
 use super::{
     BatchSize, CatchUp, JobConfig, JobKind, Keep, RetentionConfig, RetentionDays, Rule, Schedule, StoreUrl, Timing,
-    reader::{Found, Scalar, Section, duration, flag, text, whole},
+    reader::{Found, Section},
+    scalar::{Scalar, duration, flag, text, whole},
     values::did_you_mean,
 };
 

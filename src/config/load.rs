@@ -19,7 +19,8 @@ use super::{
     errors::ConfigWarning,
     expand::Env,
     job,
-    reader::{Reader, Section, duration, text, whole},
+    reader::{Reader, Section},
+    scalar::{duration, text, whole},
     urls::redis_url,
     values::name,
 };
@@ -55,10 +56,7 @@ impl Config {
         if bytes.len() as u64 > FILE_MAX {
             return Err(refuse("must be 1 MiB at most".to_owned()));
         }
-        let text = std::str::from_utf8(&bytes).map_err(|error| {
-            let line = bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
-            refuse(format!("must be UTF-8; line {line} is not"))
-        })?;
+        let text = std::str::from_utf8(&bytes).map_err(|error| not_utf8(&bytes[..error.valid_up_to()], path))?;
         let (mut config, inline_password) = read(text, path, &process_env)?;
         let mode = meta.permissions().mode() & 0o777;
         if inline_password && mode & 0o044 != 0 {
@@ -90,6 +88,13 @@ impl Config {
     pub fn find(explicit: Option<&Path>) -> Result<PathBuf, ConfigErrors> {
         find_in(explicit, &process_env, &PLACES.map(Path::new))
     }
+}
+
+fn not_utf8(valid: &[u8], path: &Path) -> ConfigErrors {
+    let valid = String::from_utf8_lossy(valid);
+    let reader = Reader::new(&valid, path.display().to_string(), PathBuf::new(), &|_| None);
+    reader.refuse(valid.len(), None, None, "must be UTF-8");
+    ConfigErrors::new(reader.errors.into_inner())
 }
 
 fn find_in(explicit: Option<&Path>, env: Env<'_>, places: &[&Path]) -> Result<PathBuf, ConfigErrors> {
@@ -145,7 +150,7 @@ fn top<'r>(reader: &'r Reader<'r>, tree: &'r Spanned<DeTable<'r>>, path: &Path) 
     let redis = top.section("redis").and_then(redis);
     let worker = worker(top.section("worker"));
     let metrics = top.section("metrics").and_then(metrics);
-    let jobs = top.section("jobs").map(jobs).unwrap_or_default();
+    let jobs = top.section("jobs").as_ref().map(jobs).unwrap_or_default();
     if let Err(rule) = name(&worker.host) {
         // What the file says was checked already; this is the machine's own name.
         top.refuse("worker.host", format!("this machine's name {:?} cannot be used, give one: {rule}", worker.host));
@@ -214,7 +219,7 @@ fn metrics(section: Section<'_>) -> Option<MetricsConfig> {
     Some(MetricsConfig { listen: listen? })
 }
 
-fn jobs(section: Section<'_>) -> BTreeMap<String, JobConfig> {
+fn jobs(section: &Section<'_>) -> BTreeMap<String, JobConfig> {
     let job = |(title, section): (&str, Section<'_>)| match name(title) {
         Ok(title) => job::read(&title, section).map(|job| (title, job)),
         Err(rule) => {

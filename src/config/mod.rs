@@ -8,6 +8,7 @@ mod expand;
 mod job;
 mod load;
 mod reader;
+mod scalar;
 mod schedule;
 mod secrets;
 mod template;

@@ -2,9 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    ops::RangeInclusive,
     path::PathBuf,
-    time::Duration,
 };
 
 use toml::{
@@ -14,7 +12,8 @@ use toml::{
 
 use super::{
     errors::{ConfigError, ConfigWarning},
-    expand::{Env, Expanded, expand},
+    expand::{Env, expand},
+    scalar::Scalar,
     urls::SecretUrl,
     values,
 };
@@ -82,9 +81,9 @@ impl<'a> Reader<'a> {
     }
 
     /// What stands at `path`, with its variables filled in.
-    fn found<'r>(&'r self, path: String, value: &'r Spanned<DeValue<'r>>) -> Found<'r> {
+    fn found<'r>(&'r self, path: &str, value: &'r Spanned<DeValue<'r>>) -> Found<'r> {
         let at = value.span().start;
-        let given = |scalar, shown| Found::Given(Item { reader: self, path: path.clone(), at, shown, scalar });
+        let given = |scalar, shown| Found::Given(Item { reader: self, path: path.to_owned(), at, shown, scalar });
         match value.get_ref() {
             DeValue::String(raw) => match expand(raw, self.env) {
                 Ok(expanded) if expanded.is_unset() => Found::Unset { at, vars: expanded.vars },
@@ -93,7 +92,7 @@ impl<'a> Reader<'a> {
                     given(Scalar::Text { raw, expanded }, shown)
                 }
                 Err(rule) => {
-                    self.refuse(at, Some(&path), Some(quoted(&SecretUrl::new(raw.as_ref()).to_string())), rule);
+                    self.refuse(at, Some(path), Some(quoted(&SecretUrl::new(raw.as_ref()).to_string())), rule);
                     Found::Refused
                 }
             },
@@ -166,73 +165,6 @@ impl Item<'_> {
     }
 }
 
-/// A value, by its shape.
-pub(super) enum Scalar<'r> {
-    /// A string, with its variables filled in.
-    Text {
-        /// As it stands in the file.
-        raw: &'r str,
-        /// As it is understood.
-        expanded: Expanded,
-    },
-    /// A whole number.
-    Whole(i64),
-    /// True or false.
-    Flag(bool),
-    /// Anything else, which no key of ours takes.
-    Other,
-}
-
-impl Scalar<'_> {
-    pub(super) fn text(&self) -> Option<&str> {
-        match self {
-            Self::Text { expanded, .. } => Some(&expanded.text),
-            Self::Whole(_) | Self::Flag(_) | Self::Other => None,
-        }
-    }
-
-    /// A whole number, which may be written as a string.
-    pub(super) fn whole(&self) -> Option<i64> {
-        match self {
-            Self::Text { expanded, .. } => expanded.text.trim().parse().ok(),
-            Self::Whole(number) => Some(*number),
-            Self::Flag(_) | Self::Other => None,
-        }
-    }
-}
-
-/// A whole number within a range.
-pub(super) fn whole(range: RangeInclusive<i64>) -> impl FnOnce(&Scalar) -> Result<i64, String> {
-    move |scalar| {
-        let within = scalar.whole().filter(|number| range.contains(number));
-        within.ok_or_else(|| match *range.end() {
-            i64::MAX => format!("must be a whole number, {} or more", range.start()),
-            most => format!("must be a whole number from {} to {most}", range.start()),
-        })
-    }
-}
-
-/// A duration within a range.
-pub(super) fn duration(range: RangeInclusive<Duration>) -> impl FnOnce(&Scalar) -> Result<Duration, String> {
-    // A number without a unit breaks the same rule as a string without one.
-    move |scalar| values::duration_within(scalar.text().unwrap_or_default(), &range)
-}
-
-/// True or false, which may be written as a string.
-pub(super) fn flag(scalar: &Scalar) -> Result<bool, String> {
-    match (scalar, scalar.text().map(str::trim)) {
-        (Scalar::Flag(flag), _) => Ok(*flag),
-        (_, Some("true")) => Ok(true),
-        (_, Some("false")) => Ok(false),
-        _ => Err("must be true or false".to_owned()),
-    }
-}
-
-/// A string that `convert` takes.
-pub(super) fn text<T>(convert: impl FnOnce(&str) -> Result<T, String>) -> impl FnOnce(&Scalar) -> Result<T, String> {
-    |scalar| convert(scalar.text().ok_or("must be a string")?)
-}
-
 /// One table of the file. Each key that is read is known; [`Section::finish`] refuses the others.
 pub(super) struct Section<'r> {
     pub(super) reader: &'r Reader<'r>,
@@ -255,7 +187,7 @@ impl<'r> Section<'r> {
     /// What `key` has.
     pub(super) fn find(&self, key: &'static str) -> Found<'r> {
         match self.value(key) {
-            Some(value) => self.reader.found(self.key(key), value),
+            Some(value) => self.reader.found(&self.key(key), value),
             None => Found::Absent,
         }
     }
@@ -302,7 +234,7 @@ impl<'r> Section<'r> {
                 self.reader.refuse(*at, Some(&self.key(key)), None, rule);
             }
             Found::Absent | Found::Refused | Found::Given(_) => {
-                self.refuse(key, format!("is required, such as {example}"))
+                self.refuse(key, format!("is required, such as {example}"));
             }
         }
     }
@@ -349,12 +281,13 @@ impl<'r> Section<'r> {
 
     /// The tables in the list at `key`.
     pub(super) fn tables(&self, key: &'static str, rule: &str) -> Vec<Section<'r>> {
-        let table = |(path, value): (String, &'r Spanned<DeValue<'r>>)| match value.get_ref() {
-            DeValue::Table(table) => Some(Section::new(self.reader, path, value.span().start, table)),
-            _ => {
-                self.reader.refuse(value.span().start, Some(&path), None, rule);
-                None
-            }
+        let table = |(path, value): (String, &'r Spanned<DeValue<'r>>)| {
+            let at = value.span().start;
+            let DeValue::Table(table) = value.get_ref() else {
+                self.reader.refuse(at, Some(&path), None, rule);
+                return None;
+            };
+            Some(Section::new(self.reader, path, at, table))
         };
         self.elements(key, rule).into_iter().flatten().filter_map(table).collect()
     }
@@ -362,13 +295,13 @@ impl<'r> Section<'r> {
     /// What the elements of the list at `key` have; none where there is no list.
     pub(super) fn list(&self, key: &'static str, rule: &str) -> Option<Vec<Found<'r>>> {
         let elements = self.elements(key, rule)?;
-        Some(elements.into_iter().map(|(path, value)| self.reader.found(path, value)).collect())
+        Some(elements.into_iter().map(|(path, value)| self.reader.found(&path, value)).collect())
     }
 
     fn elements(&self, key: &'static str, rule: &str) -> Option<Vec<(String, &'r Spanned<DeValue<'r>>)>> {
         let value = self.value(key)?;
         let DeValue::Array(array) = value.get_ref() else {
-            match self.reader.found(self.key(key), value) {
+            match self.reader.found(&self.key(key), value) {
                 Found::Given(item) => item.refuse(rule),
                 Found::Unset { at, .. } => self.reader.refuse(at, Some(&self.key(key)), None, rule),
                 Found::Absent | Found::Refused => {}

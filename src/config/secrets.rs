@@ -4,7 +4,8 @@ use std::{fs::File, io::Read, path::Path};
 
 use super::{
     expand::expand,
-    reader::{Found, Item, Scalar, Section, quoted},
+    reader::{Found, Item, Section, quoted},
+    scalar::Scalar,
     urls::SecretUrl,
 };
 
