@@ -63,7 +63,8 @@ impl<'a> Reader<'a> {
             file: self.file.clone(),
             line: Some(line),
             column: Some(column),
-            key: key.map(str::to_owned),
+            // A quoted key may hold a line break.
+            key: key.map(|key| key.escape_debug().to_string()),
             value,
             rule: rule.into(),
         });

@@ -15,6 +15,7 @@ use chrono::{DateTime, MappedLocalTime, NaiveDate, NaiveDateTime, SubsecRound, T
 use chrono_tz::Tz;
 use croner::{
     Cron,
+    errors::CronError,
     parser::{CronParser, Seconds, Year},
 };
 
@@ -143,12 +144,14 @@ fn cron(text: &str) -> Result<Rhythm, String> {
     if fields.len() != 5 {
         return Err(format!("{RULE}; it has {} fields", fields.len()));
     }
-    let cron = CronParser::builder()
-        .seconds(Seconds::Disallowed)
-        .year(Year::Disallowed)
-        .build()
-        .parse(expression)
-        .map_err(|error| format!("{RULE}; {}", error.to_string().trim_end_matches('.')))?;
+    let cron =
+        CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build().parse(expression).map_err(
+            |error| match error {
+                // It quotes the text, which may be anything.
+                CronError::IllegalCharacters(_) => format!("{RULE}; a character in it cannot be there"),
+                error => format!("{RULE}; {}", error.to_string().trim_end_matches('.')),
+            },
+        )?;
     let from = NaiveDate::from_ymd_opt(2000, 1, 1).expect("a date").and_time(chrono::NaiveTime::MIN);
     if cron.find_next_occurrence(&from, true).is_err() {
         return Err("never comes: no month has such a day".to_owned());

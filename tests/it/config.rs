@@ -2,7 +2,9 @@
 
 use std::{path::Path, time::Duration};
 
-use apalis_janitor::config::{CatchUp, Config, ConfigErrors, JobKind, Keep, RetentionConfig, StoreUrl, TEMPLATE};
+use apalis_janitor::config::{
+    CatchUp, Config, ConfigErrors, JobKind, Keep, RetentionConfig, RetentionDays, StoreUrl, TEMPLATE,
+};
 use proptest::prelude::*;
 
 pub fn env(name: &str) -> Option<String> {
@@ -34,7 +36,7 @@ fn the_template_is_valid_and_shows_the_defaults() {
     let config = parse(TEMPLATE).unwrap();
     assert_eq!(config.warnings, []);
     let JobKind::Retention(job) = &config.jobs["old-runs"].kind;
-    assert_eq!(job.retention_days.map(|days| days.get()), Some(30));
+    assert_eq!(job.retention_days.map(RetentionDays::get), Some(30));
     assert_eq!(job.store, StoreUrl::Sqlite("/etc/janitor/app.db".into()));
 
     // What is left out means what its comment shows, apart from `url` and the examples.
@@ -115,7 +117,7 @@ fn rules_are_read_in_order() {
                 Keep::Forever => 0,
                 Keep::Days(days) => days.get(),
             };
-            (rule.workflow.as_ref().map(|glob| glob.as_str()), rule.status.join(","), days)
+            (rule.workflow.as_ref().map(glob::Pattern::as_str), rule.status.join(","), days)
         })
         .collect();
     assert_eq!(

@@ -1,5 +1,7 @@
 //! What a wrong configuration says: each key's rule, and where the value is.
 
+use apalis_janitor::config::RetentionDays;
+
 use crate::config::{parse, retention};
 
 fn errors(text: &str) -> Vec<String> {
@@ -54,7 +56,7 @@ fn days_are_positive_whole_numbers_or_absent() {
         ("\"${NONE:-}\"", None),
     ] {
         let job = retention(&format!("store = \"memory:\"\nretention_days = {written}"));
-        assert_eq!(job.retention_days.map(|days| days.get()), days, "{written}");
+        assert_eq!(job.retention_days.map(RetentionDays::get), days, "{written}");
     }
 }
 
@@ -125,6 +127,7 @@ fn each_key_of_the_process_has_its_rule() {
         ("[worker]\nhost = \"a b\"", &format!("2:8: worker.host = \"a b\": {name}")),
         ("worker = 3", "1:10: worker: must be a table: [worker]"),
         ("[wroker]", "1:2: wroker: unknown key; did you mean `worker`?"),
+        ("\"a\\nb\" = 1", "1:1: a\\nb: unknown key; known here: data_dir, redis, worker, metrics, jobs"),
         ("[queue]", "1:2: queue: unknown key; known here: data_dir, redis, worker, metrics, jobs"),
         ("[blobs.a]", "1:2: blobs: this version has jobs of kind \"retention\" only: they use no blobs"),
         ("data_dir = \"\"", "1:12: data_dir = \"\": must name a folder"),
