@@ -15,10 +15,11 @@ use chrono::{DateTime, MappedLocalTime, NaiveDate, NaiveDateTime, SubsecRound, T
 use chrono_tz::Tz;
 use croner::{
     Cron,
+    errors::CronError,
     parser::{CronParser, Seconds, Year},
 };
 
-use super::duration;
+use super::values::duration;
 
 /// The longest interval.
 const EVERY_MAX: Duration = Duration::from_hours(366 * 24);
@@ -143,14 +144,16 @@ fn cron(text: &str) -> Result<Rhythm, String> {
     if fields.len() != 5 {
         return Err(format!("{RULE}; it has {} fields", fields.len()));
     }
-    let cron = CronParser::builder()
-        .seconds(Seconds::Disallowed)
-        .year(Year::Disallowed)
-        .build()
-        .parse(expression)
-        .map_err(|error| format!("{RULE}; {}", error.to_string().trim_end_matches('.')))?;
-    let start = NaiveDate::from_ymd_opt(2000, 1, 1).expect("a date").and_time(chrono::NaiveTime::MIN);
-    if cron.find_next_occurrence(&start, true).is_err() {
+    let cron =
+        CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build().parse(expression).map_err(
+            |error| match error {
+                // It quotes the text, which may be anything.
+                CronError::IllegalCharacters(_) => format!("{RULE}; a character in it cannot be there"),
+                error => format!("{RULE}; {}", error.to_string().trim_end_matches('.')),
+            },
+        )?;
+    let from = NaiveDate::from_ymd_opt(2000, 1, 1).expect("a date").and_time(chrono::NaiveTime::MIN);
+    if cron.find_next_occurrence(&from, true).is_err() {
         return Err("never comes: no month has such a day".to_owned());
     }
     let stars = [minute, hour].iter().any(|field| field.contains('*'));
@@ -370,6 +373,14 @@ mod tests {
                 prop_assert_eq!(schedule.latest_at_or_before(next, tz, next), Some(next));
                 prop_assert!(schedule.latest_at_or_before(before, tz, DateTime::<Utc>::MIN_UTC) <= Some(t));
                 prop_assert_eq!(schedule.latest_at_or_before(before, tz, t + TimeDelta::milliseconds(1)), None);
+                if let Rhythm::Stars(cron) = &schedule.rhythm {
+                    // No minute on which the clock shows a match was left out.
+                    let minutes = (1..180).map(|minutes| t.trunc_subsecs(0) + TimeDelta::minutes(minutes));
+                    for minute in minutes.map(|minute| at(minute.timestamp() / 60 * 60).unwrap()) {
+                        let matches = cron.is_time_matching(&minute.with_timezone(&tz)).unwrap();
+                        prop_assert!(!matches || minute <= t || minute >= next, "{minute}");
+                    }
+                }
                 t = next;
             }
         }
