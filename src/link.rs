@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use deadpool_redis::{Pool, PoolConfig, Runtime};
-use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult, ScriptInvocation, aio::MultiplexedConnection};
+use deadpool_redis::{Manager, Pool, Runtime};
+use redis::{AsyncConnectionConfig, Client, RedisResult, ScriptInvocation, aio::MultiplexedConnection};
 
 /// How long a connection may take to come up.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
@@ -33,27 +33,12 @@ impl Link {
         // The first call decides for the process; a provider that the program chose before is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::open(url)?;
-        let config = deadpool_redis::Config {
-            pool: Some(PoolConfig { max_size: POOL_MAX, timeouts: timeouts(), ..PoolConfig::default() }),
-            ..deadpool_redis::Config::from_url(url)
-        };
-        let pool = config
-            .create_pool(Some(Runtime::Tokio1))
-            .map_err(|error| RedisError::from((redis::ErrorKind::InvalidClientConfig, "pool", error.to_string())))?;
-        Ok(Self { client, pool, namespace: namespace.to_owned() })
+        Ok(Self { pool: pool(&client, POOL_MAX), client, namespace: namespace.to_owned() })
     }
 
     /// The same place with nothing shared: a pooled connection belongs to the runtime that made it.
     pub fn again(&self) -> Self {
-        let url = self.client.get_connection_info().clone();
-        let config = deadpool_redis::Config {
-            url: None,
-            connection: Some(url.into()),
-            pool: Some(PoolConfig { max_size: 1, timeouts: timeouts(), ..PoolConfig::default() }),
-            ..deadpool_redis::Config::default()
-        };
-        let pool = config.create_pool(Some(Runtime::Tokio1)).expect("the same configuration made a pool before");
-        Self { client: self.client.clone(), pool, namespace: self.namespace.clone() }
+        Self { client: self.client.clone(), pool: pool(&self.client, 1), namespace: self.namespace.clone() }
     }
 
     /// The key `{namespace}:what`. The braces put all our keys into one slot of a cluster.
@@ -76,13 +61,26 @@ impl Link {
 
     /// A connection of one's own, on which an answer may take `block` longer.
     pub async fn dedicated(&self, block: Duration) -> RedisResult<MultiplexedConnection> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_MAX))
-            .set_response_timeout(Some(ANSWER_MAX + block));
-        self.client.get_multiplexed_async_connection_with_config(&config).await
+        self.client.get_multiplexed_async_connection_with_config(&connection(block)).await
     }
 }
 
-fn timeouts() -> deadpool_redis::Timeouts {
-    deadpool_redis::Timeouts { wait: Some(ANSWER_MAX), create: Some(CONNECT_MAX), recycle: Some(CONNECT_MAX) }
+fn pool(client: &Client, max_size: usize) -> Pool {
+    let manager = Manager::new_with_config(client.get_connection_info().clone(), connection(Duration::ZERO))
+        .expect("a client was made of the same address before");
+    Pool::builder(manager)
+        .max_size(max_size)
+        .wait_timeout(Some(ANSWER_MAX))
+        .create_timeout(Some(CONNECT_MAX))
+        .recycle_timeout(Some(CONNECT_MAX))
+        .runtime(Runtime::Tokio1)
+        .build()
+        .expect("a pool with timeouts has a runtime")
+}
+
+/// How a connection behaves on which an answer may take `block` longer.
+fn connection(block: Duration) -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_MAX))
+        .set_response_timeout(Some(ANSWER_MAX + block))
 }
