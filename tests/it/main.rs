@@ -1,5 +1,6 @@
 //! All integration tests, as one binary: linking is what tests cost.
 
+mod embedded;
 mod held;
 mod ledger;
 mod lock;
