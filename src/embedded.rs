@@ -14,6 +14,8 @@ use sqlx::{
 /// The file's name below `data_dir`.
 pub const FILE: &str = "janitor.db";
 
+/// Marks the file as ours, for `file` and its like: "jani" in ASCII.
+const MARK: &str = "PRAGMA application_id = 0x6a616e69";
 /// How long a statement waits for another process that writes.
 const BUSY_MAX: Duration = Duration::from_secs(5);
 /// How long a caller waits for a connection: a bit longer than whoever has it may wait.
@@ -78,8 +80,9 @@ async fn connect(path: &Path) -> Result<SqlitePool, sqlx::Error> {
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(BUSY_MAX);
     let pool = pool_of(POOL_MAX).connect_with(options).await?;
-    // A write at once: a file that cannot be written is to be found now, and not when the first job has run.
     let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
+    // A write at once: a file that cannot be written is to be found now, and not when the first job has run.
+    sqlx::raw_sql(MARK).execute(&mut *transaction).await?;
     for schema in [crate::lock::sqlite::SCHEMA, crate::ledger::sqlite::SCHEMA, crate::queue::sqlite::SCHEMA] {
         sqlx::raw_sql(schema).execute(&mut *transaction).await?;
     }
@@ -98,7 +101,7 @@ fn what(error: &sqlx::Error) -> &'static str {
     match code.map(|code| code & 0xff) {
         Some(5 | 6) => "is locked by another process",
         Some(8) => "cannot be written: the file, its folder or the file system is read-only",
-        Some(10) => "cannot be read or written",
+        Some(10) => "cannot be read or written (is the disk full?)",
         Some(11) => "is damaged",
         Some(13) => "cannot grow: the disk is full",
         Some(14) => "cannot be opened or made",
