@@ -8,6 +8,7 @@ use std::{
 
 use sqlx::{
     SqlitePool,
+    error::DatabaseError,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
@@ -68,6 +69,7 @@ pub async fn open(data_dir: &Path) -> Result<SqlitePool, EmbeddedError> {
 }
 
 /// A pool over the same file that shares nothing with `pool`; it connects when it is used.
+#[must_use]
 pub fn again(pool: &SqlitePool) -> SqlitePool {
     pool_of(1).connect_lazy_with((*pool.connect_options()).clone())
 }
@@ -96,7 +98,7 @@ fn pool_of(connections_max: u32) -> SqlitePoolOptions {
 
 /// SQLite's result codes, as what they mean to who has to mend it.
 fn what(error: &sqlx::Error) -> &'static str {
-    let code = error.as_database_error().and_then(|error| error.code()).and_then(|code| code.parse::<u32>().ok());
+    let code = error.as_database_error().and_then(DatabaseError::code).and_then(|code| code.parse::<u32>().ok());
     // The low byte is the primary code, the rest tells its variants apart.
     match code.map(|code| code & 0xff) {
         Some(5 | 6) => "is locked by another process",

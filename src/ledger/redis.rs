@@ -90,6 +90,11 @@ impl RedisLedger {
         self.link.key(&format!("backoff:{job}"))
     }
 
+    /// The error of an operation that was `what`.
+    fn not(&self, what: &'static str) -> impl Fn(redis::RedisError) -> LedgerError {
+        move |error| LedgerError::new(what, self.link.explain(error))
+    }
+
     /// Runs a script on the two keys of the back-off of `job`.
     async fn on_backoff<T: redis::FromRedisValue>(
         &self,
@@ -103,11 +108,6 @@ impl RedisLedger {
     }
 }
 
-/// The error of an operation that was `what`.
-fn not(what: &'static str) -> impl Fn(redis::RedisError) -> LedgerError {
-    move |error| LedgerError::new(what, error)
-}
-
 #[async_trait]
 impl Ledger for RedisLedger {
     async fn record(&self, report: &Report) -> Result<(), LedgerError> {
@@ -119,7 +119,7 @@ impl Ledger for RedisLedger {
         let mut script = RECORD.prepare_invoke();
         script.key(self.reports_key(&report.job)).key(self.success_key());
         script.arg(&report.job).arg(body).arg(start).arg(success).arg(REPORTS_MAX).arg(TWICE_WITHIN);
-        self.link.invoke(&script).await.map_err(not("report not recorded"))
+        self.link.invoke(&script).await.map_err(self.not("report not recorded"))
     }
 
     async fn reports(&self, job: &str, limit: usize) -> Result<Vec<Report>, LedgerError> {
@@ -128,42 +128,42 @@ impl Ledger for RedisLedger {
         let last = isize::try_from(last).expect("below the most reports that are kept");
         let stored: RedisResult<Vec<String>> =
             async { self.link.get().await?.lrange(self.reports_key(job), 0, last).await }.await;
-        Ok(read_reports(job, &stored.map_err(not("reports not read"))?))
+        Ok(read_reports(job, &stored.map_err(self.not("reports not read"))?))
     }
 
     async fn last_success(&self, job: &str) -> Result<Option<DateTime<Utc>>, LedgerError> {
         let stored: RedisResult<Option<String>> =
             async { self.link.get().await?.hget(self.success_key(), job).await }.await;
-        stored.map_err(not("last success not read"))?.as_deref().map(read_instant).transpose()
+        stored.map_err(self.not("last success not read"))?.as_deref().map(read_instant).transpose()
     }
 
     async fn pause(&self, job: &str) -> Result<bool, LedgerError> {
         let added: RedisResult<bool> = async { self.link.get().await?.sadd(self.paused_key(), job).await }.await;
-        added.map_err(not("job not paused"))
+        added.map_err(self.not("job not paused"))
     }
 
     async fn resume(&self, job: &str) -> Result<bool, LedgerError> {
         let removed: RedisResult<bool> = async { self.link.get().await?.srem(self.paused_key(), job).await }.await;
-        removed.map_err(not("job not resumed"))
+        removed.map_err(self.not("job not resumed"))
     }
 
     async fn is_paused(&self, job: &str) -> Result<bool, LedgerError> {
         let paused: RedisResult<bool> = async { self.link.get().await?.sismember(self.paused_key(), job).await }.await;
-        paused.map_err(not("pause not read"))
+        paused.map_err(self.not("pause not read"))
     }
 
     async fn put_backoff(&self, job: &str, item: &str, backoff: &Backoff) -> Result<(), LedgerError> {
         let (due, attempts) = (due_millis(backoff.next_at).to_string(), backoff.attempts.to_string());
-        self.on_backoff(&PUT_BACKOFF, job, &[item, &due, &attempts]).await.map_err(not("back-off not recorded"))
+        self.on_backoff(&PUT_BACKOFF, job, &[item, &due, &attempts]).await.map_err(self.not("back-off not recorded"))
     }
 
     async fn clear_backoff(&self, job: &str, item: &str) -> Result<(), LedgerError> {
-        self.on_backoff(&CLEAR_BACKOFF, job, &[item]).await.map_err(not("back-off not cleared"))
+        self.on_backoff(&CLEAR_BACKOFF, job, &[item]).await.map_err(self.not("back-off not cleared"))
     }
 
     async fn backoff(&self, job: &str, item: &str) -> Result<Option<Backoff>, LedgerError> {
         let stored: Option<(i64, u32)> =
-            self.on_backoff(&BACKOFF, job, &[item]).await.map_err(not("back-off not read"))?;
+            self.on_backoff(&BACKOFF, job, &[item]).await.map_err(self.not("back-off not read"))?;
         stored.map(|(due, attempts)| Ok(Backoff { attempts, next_at: from_millis(due)? })).transpose()
     }
 
@@ -172,6 +172,6 @@ impl Ledger for RedisLedger {
         let due: RedisResult<Vec<String>> =
             async { self.link.get().await?.zrangebyscore_limit(self.backoff_key(job), "-inf", now, 0, limit).await }
                 .await;
-        due.map_err(not("back-off not read"))
+        due.map_err(self.not("back-off not read"))
     }
 }

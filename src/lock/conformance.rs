@@ -1,5 +1,8 @@
 //! What every answer to [`Lock`] promises, as tests that each answer runs: see [`lock_conformance!`](crate::lock_conformance).
 
+// A test fails by a panic.
+#![allow(clippy::missing_panics_doc)]
+
 use std::{
     future::Future,
     sync::{
@@ -14,7 +17,7 @@ use chrono::Utc;
 use super::{Fence, Lock, LockError, LockKey, RAISE_MAX, Token};
 
 /// A ttl that does not lapse while a test runs.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 /// A ttl that is waited for.
 const SHORT: Duration = Duration::from_millis(40);
 /// How long a lapse may take to be seen.

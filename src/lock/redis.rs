@@ -96,7 +96,7 @@ impl RedisLock {
         script.key(self.link.key(&format!("lock:{}", key.as_str())));
         script.key(self.link.key(&format!("fence:{}", key.as_str())));
         script.arg(arguments);
-        self.link.invoke(&script).await.map_err(LockError::unavailable)
+        self.link.invoke(&script).await.map_err(|error| LockError::unavailable(self.link.explain(error)))
     }
 }
 

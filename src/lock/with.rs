@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Fence, Lock, LockError, LockKey, Token};
 use crate::report::chain;
 
-/// The share of the ttl by which trust ends before the lease does: clocks of two machines tick at slightly different speeds.
-const MARGIN: u32 = 10;
+/// How many tenths of the ttl are trusted: the clocks of two machines tick at slightly different speeds.
+const TRUSTED_TENTHS: u32 = 9;
 
 /// How long a lock is tried to be given back; after that it lapses.
 const RELEASE_MAX: Duration = Duration::from_secs(5);
@@ -131,7 +131,7 @@ impl Held {
 }
 
 fn trusted_until(asked: Instant, ttl: Duration) -> Instant {
-    asked + ttl - ttl / MARGIN
+    asked + ttl / 10 * TRUSTED_TENTHS
 }
 
 /// Gives the lock back when it is dropped, on a thread of its own: the runtime may be gone or blocked.

@@ -1,6 +1,6 @@
 //! The file of the embedded mode: what can be wrong with it, and who is told.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use apalis_janitor::{
     clock::SystemClock,
@@ -9,6 +9,8 @@ use apalis_janitor::{
 };
 use futures::future::join_all;
 use tempfile::TempDir;
+
+const TTL: Duration = Duration::from_mins(1);
 
 fn folder() -> TempDir {
     tempfile::tempdir().expect("a temporary folder")
@@ -86,8 +88,7 @@ async fn a_full_file_is_an_error_of_the_lock_and_not_a_free_lock() {
     let full = sqlx::SqlitePool::connect_with(options).await.expect("the same file");
     let lock = SqliteLock::new(full, Arc::new(SystemClock));
     let long = LockKey::job(&"x".repeat(100_000));
-    let error =
-        lock.acquire(&long, &Token::random(), std::time::Duration::from_secs(60)).await.expect_err("it is full");
+    let error = lock.acquire(&long, &Token::random(), TTL).await.expect_err("it is full");
     assert!(matches!(&error, LockError::Unavailable(source) if source.to_string().contains("full")), "{error:?}");
     assert_eq!(lock.held_for(&long).await.expect("an answer"), None);
 }

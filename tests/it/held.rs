@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 use crate::redis::{RedisOptions, RedisServer};
 
 /// A lease that does not lapse while a test runs.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 /// The shortest that a configuration may have.
 const SHORT: Duration = Duration::from_secs(1);
 /// How long anything that a test waits for may take.

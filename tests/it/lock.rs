@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::redis::RedisServer;
 
-const TTL: Duration = Duration::from_secs(60);
+const TTL: Duration = Duration::from_mins(1);
 
 lock_conformance!(memory, async { (Arc::new(MemoryLock::default()), ()) });
 lock_conformance!(redis, over_redis());

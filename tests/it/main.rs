@@ -3,5 +3,6 @@
 mod embedded;
 mod held;
 mod ledger;
+mod link;
 mod lock;
 mod redis;
