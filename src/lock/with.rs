@@ -202,9 +202,9 @@ fn on_own_thread<F: Future<Output = ()>>(
 /// use std::{sync::Arc, time::Duration};
 /// use apalis_janitor::lock::{self, LockKey, memory::MemoryLock};
 /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
-/// let lock = Arc::new(MemoryLock::default());
-/// let answer = lock::with(lock, &LockKey::job("demo"), Duration::from_secs(30), |held| async move { held.fence().is_ok() });
-/// assert_eq!(answer.await.unwrap(), Some(true));
+/// let (lock, key, ttl) = (Arc::new(MemoryLock::default()), LockKey::job("demo"), Duration::from_secs(30));
+/// let answer = lock::with(lock, &key, ttl, |held| async move { held.fence().is_ok() }).await;
+/// assert_eq!(answer.unwrap(), Some(true));
 /// # });
 /// ```
 ///
