@@ -13,10 +13,10 @@ pub mod redis;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
-use std::{fmt::Debug, time::Duration};
+use std::{fmt::Debug, str::FromStr, time::Duration};
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 
 use crate::report::{Mode, Report};
 
@@ -32,6 +32,40 @@ pub struct Request {
     #[serde(default)]
     pub tick: Option<DateTime<Utc>>,
 }
+
+impl Request {
+    /// Reads an entry's fields. What they say beyond the request is left alone; the error says what is wrong with them.
+    pub(crate) fn read(fields: &[(String, String)]) -> Result<Self, String> {
+        let one = |name: &str| {
+            let mut values = fields.iter().filter(|(field, _)| field == name).map(|(_, value)| value.as_str());
+            match (values.next(), values.next()) {
+                (value, None) => Ok(value),
+                (_, Some(_)) => Err(format!("the field {name:?} is there twice")),
+            }
+        };
+        let needed = |name: &str| match one(name)? {
+            Some(value) if !value.is_empty() => Ok(value),
+            Some(_) => Err(format!("the field {name:?} is empty")),
+            None => Err(format!("the field {name:?} is missing")),
+        };
+        let tick = one("tick")?.map(|text| match DateTime::parse_from_rfc3339(text) {
+            Ok(tick) => Ok(tick.to_utc()),
+            Err(error) => Err(format!("tick {text:?} is no RFC 3339 instant: {error}")),
+        });
+        Ok(Self { job: needed("job")?.to_owned(), mode: Mode::from_str(needed("mode")?)?, tick: tick.transpose()? })
+    }
+}
+
+/// An instant as it stands in messages: RFC 3339 in UTC.
+pub(crate) fn rfc3339(instant: DateTime<Utc>) -> String {
+    instant.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+}
+
+/// How far ahead of the store's clock a tick may be.
+pub const AHEAD_MAX: Duration = Duration::from_secs(60);
+
+/// The most entries of the dead list; beyond it the oldest go.
+pub const DEAD_MAX: usize = 10_000;
 
 /// What became of a request that was enqueued.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +104,12 @@ pub enum Claim {
     /// A request to run.
     Run(Delivery),
     /// A request that was delivered `max_deliveries` times and never settled: bury it, do not run it.
-    Exhausted(Delivery),
+    Exhausted {
+        /// The last delivery, which was lost.
+        delivery: Delivery,
+        /// The consumer that had it.
+        last: String,
+    },
     /// An entry that is no request: bury it. The text says why.
     Unreadable {
         /// The entry's id.
@@ -133,6 +172,13 @@ pub enum QueueError {
     Full(u64),
 }
 
+impl QueueError {
+    /// The store did not answer, because of `source`.
+    pub fn unavailable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Unavailable(source.into())
+    }
+}
+
 /// A queue of requests. Each answer keeps the promises of the suite in `queue::conformance`.
 ///
 /// `me` is a consumer's name, unique for each start of a worker. What settles a delivery (`finish`, `retry`,
@@ -174,7 +220,8 @@ pub trait Queue: Send + Sync + Debug {
     /// Up to `limit` entries of the dead list, newest first.
     async fn dead(&self, limit: usize) -> Result<Vec<Dead>, QueueError>;
 
-    /// Puts a dead request back on the queue with no delivery counted; `false` where there is none of that id.
+    /// Puts a dead request back on the queue with no delivery counted; `false` where there is none of that id. It counts
+    /// as asked for by hand from then on, so that no newer tick takes its place.
     async fn dead_retry(&self, id: &str) -> Result<bool, QueueError>;
 
     /// Forgets a dead request; `false` where there is none of that id.
@@ -185,4 +232,35 @@ pub trait Queue: Send + Sync + Debug {
 
     /// The same queue over connections that share nothing with this one's, for a runtime of its own.
     fn again(&self) -> std::sync::Arc<dyn Queue>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(fields: &[(&str, &str)]) -> Result<Request, String> {
+        let owned: Vec<_> = fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Request::read(&owned)
+    }
+
+    #[test]
+    fn reads_what_any_program_can_write() {
+        let request = Request { job: "old-runs".to_owned(), mode: Mode::DryRun, tick: None };
+        assert_eq!(read(&[("job", "old-runs"), ("mode", "dry_run"), ("note", "x")]), Ok(request));
+    }
+
+    #[test]
+    fn reads_a_tick_in_any_zone() {
+        let request = read(&[("job", "a"), ("mode", "apply"), ("tick", "2026-11-20T04:00:00+01:00")]).unwrap();
+        assert_eq!(request.tick.map(rfc3339).as_deref(), Some("2026-11-20T03:00:00Z"));
+    }
+
+    #[test]
+    fn says_what_is_wrong_with_an_entry() {
+        assert_eq!(read(&[("mode", "apply")]).unwrap_err(), "the field \"job\" is missing");
+        assert_eq!(read(&[("job", ""), ("mode", "apply")]).unwrap_err(), "the field \"job\" is empty");
+        assert_eq!(read(&[("job", "a"), ("job", "b")]).unwrap_err(), "the field \"job\" is there twice");
+        assert!(read(&[("job", "a"), ("mode", "delete")]).unwrap_err().starts_with("mode \"delete\" is neither"));
+        assert!(read(&[("job", "a"), ("mode", "apply"), ("tick", "soon")]).unwrap_err().starts_with("tick \"soon\""));
+    }
 }
