@@ -12,5 +12,7 @@ pub mod link;
 pub mod lock;
 pub mod queue;
 pub mod report;
+pub mod worker;
 
 pub use janitor::{Ask, Ended, Janitor, Next, UnknownJob};
+pub use worker::{handle, run_worker};

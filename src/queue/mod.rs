@@ -185,6 +185,9 @@ impl QueueError {
 /// `hand_back`, `bury`) answers `false` where the delivery is no longer `me`'s, and then changes nothing.
 #[async_trait]
 pub trait Queue: Send + Sync + Debug {
+    /// How it behaves.
+    fn options(&self) -> QueueOptions;
+
     /// Puts a request on the queue, or merges it with one for the same job and mode (with `key`: of the same key) that
     /// is still waiting. Ticks and manual requests never merge with each other.
     async fn enqueue(&self, request: &Request, key: Option<&str>) -> Result<Enqueued, QueueError>;

@@ -206,6 +206,10 @@ impl RedisQueue {
 
 #[async_trait]
 impl Queue for RedisQueue {
+    fn options(&self) -> QueueOptions {
+        self.options
+    }
+
     async fn enqueue(&self, request: &Request, key: Option<&str>) -> Result<Enqueued, QueueError> {
         let mode = request.mode.as_str();
         let merge = key.map(|key| format!("key:{mode}:{}:{key}", request.job)).unwrap_or_default();

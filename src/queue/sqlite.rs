@@ -160,6 +160,10 @@ impl SqliteQueue {
 
 #[async_trait]
 impl Queue for SqliteQueue {
+    fn options(&self) -> QueueOptions {
+        self.options
+    }
+
     async fn enqueue(&self, request: &Request, key: Option<&str>) -> Result<Enqueued, QueueError> {
         let mut transaction = self.begin().await?;
         let waits = "SELECT id FROM request WHERE consumer IS NULL AND tick IS NULL AND job = ?1 AND mode = ?2
