@@ -1,4 +1,5 @@
 //! All integration tests, as one binary: linking is what tests cost.
 
+mod backend;
 mod queue;
 mod redis;
