@@ -3,3 +3,4 @@
 mod backend;
 mod queue;
 mod redis;
+mod worker;
