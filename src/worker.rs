@@ -34,6 +34,14 @@ const HAND_BACK_MAX: Duration = Duration::from_secs(5);
 /// On this crate's own backend the report is recorded as the request is settled, in one step. On any other one it is
 /// recorded here, for every attempt, and a job that could not run is an error for that backend's retries.
 ///
+/// ```no_run
+/// use apalis_core::{backend::memory::MemoryStorage, worker::builder::WorkerBuilder};
+/// # async fn example(janitor: apalis_janitor::Janitor) {
+/// let worker = WorkerBuilder::new("w1").backend(MemoryStorage::new()).data(janitor).build(apalis_janitor::handle);
+/// worker.run().await.unwrap();
+/// # }
+/// ```
+///
 /// # Errors
 /// [`Unsettled`], where the job could not run or was stopped.
 pub async fn handle(
@@ -131,7 +139,13 @@ pub type JanitorWorker<S> = Worker<Request, QueueBackend, S, Stack<Data<Janitor>
 
 impl Janitor {
     /// An apalis worker that runs this janitor's requests, for the user's own `Monitor`.
-    #[must_use]
+    ///
+    /// ```no_run
+    /// # async fn example(janitor: apalis_janitor::Janitor) {
+    /// let monitor = apalis_core::monitor::Monitor::new().register(move |_| janitor.worker("w1"));
+    /// monitor.run().await.unwrap();
+    /// # }
+    /// ```
     pub fn worker(
         &self,
         name: &str,
@@ -141,7 +155,8 @@ impl Janitor {
             Response = Report,
             Error = BoxDynError,
             Future = BoxFuture<'static, Result<Report, BoxDynError>>,
-        > + Send
+        >
+        + Send
         + 'static
         + use<>,
     > {
@@ -172,13 +187,11 @@ pub async fn run_worker(janitor: Janitor, name: &str, stop: CancellationToken) -
     let mut running = Box::pin(worker.run());
     let ended = tokio::select! {
         ended = &mut running => Some(ended),
-        () = stop.cancelled() => {
-            // It fails only where the worker has not started yet: then there is nothing to drain.
-            match context.stop() {
-                Ok(()) => time::timeout(drain, &mut running).await.ok(),
-                Err(_) => None,
-            }
-        }
+        () = stop.cancelled() => match context.stop() {
+            Ok(()) => time::timeout(drain, &mut running).await.ok(),
+            // It has not started yet: there is nothing to drain.
+            Err(_) => Some(Ok(())),
+        },
     };
     if ended.is_none() {
         tracing::warn!(?drain, "jobs still run after the drain time, their requests are handed back");

@@ -22,6 +22,12 @@ use crate::report::{Mode, Report};
 
 /// A wish that a job run. It names the job, the mode and the tick, and nothing else: what to delete, where and how old
 /// is said by the worker's own configuration.
+///
+/// ```
+/// use apalis_janitor::{queue::Request, report::Mode};
+/// let request = Request { job: "old-runs".to_owned(), mode: Mode::DryRun, tick: None };
+/// assert_eq!(serde_json::to_value(&request).unwrap()["mode"], "dry_run");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Request {
     /// The job's name.
@@ -36,6 +42,11 @@ pub struct Request {
 impl Request {
     /// Reads an entry's fields. What they say beyond the request is left alone; the error says what is wrong with them.
     pub(crate) fn read(fields: &[(String, String)]) -> Result<Self, String> {
+        // Any program can append: the reason quotes the entry, which may be of any length.
+        Self::parse(fields).map_err(|reason| reason.chars().take(REASON_MAX).collect())
+    }
+
+    fn parse(fields: &[(String, String)]) -> Result<Self, String> {
         let one = |name: &str| {
             let mut values = fields.iter().filter(|(field, _)| field == name).map(|(_, value)| value.as_str());
             match (values.next(), values.next()) {
@@ -52,7 +63,12 @@ impl Request {
             Ok(tick) => Ok(tick.to_utc()),
             Err(error) => Err(format!("tick {text:?} is no RFC 3339 instant: {error}")),
         });
-        Ok(Self { job: needed("job")?.to_owned(), mode: Mode::from_str(needed("mode")?)?, tick: tick.transpose()? })
+        let job = needed("job")?;
+        // Reports are kept by job: a name that no configuration can have should not become a key.
+        if job.len() > JOB_MAX_BYTES || job.chars().any(char::is_control) {
+            return Err(format!("job {job:?} is no name of a job"));
+        }
+        Ok(Self { job: job.to_owned(), mode: Mode::from_str(needed("mode")?)?, tick: tick.transpose()? })
     }
 }
 
@@ -61,8 +77,14 @@ pub(crate) fn rfc3339(instant: DateTime<Utc>) -> String {
     instant.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
+/// The longest name of a job, in bytes.
+const JOB_MAX_BYTES: usize = 200;
+
+/// The longest reason that quotes an entry, in characters.
+const REASON_MAX: usize = 300;
+
 /// How far ahead of the store's clock a tick may be.
-pub const AHEAD_MAX: Duration = Duration::from_secs(60);
+pub const AHEAD_MAX: Duration = Duration::from_mins(1);
 
 /// The most entries of the dead list; beyond it the oldest go.
 pub const DEAD_MAX: usize = 10_000;
@@ -143,7 +165,7 @@ pub struct Dead {
 pub struct Stats {
     /// Requests that no worker has.
     pub waiting: u64,
-    /// Requests that a worker has, or had until it died.
+    /// Requests that a worker has, or had until it died, and those that wait for another try.
     pub running: u64,
     /// Entries of the dead list.
     pub dead: u64,
@@ -181,14 +203,15 @@ impl QueueError {
 
 /// A queue of requests. Each answer keeps the promises of the suite in `queue::conformance`.
 ///
-/// `me` is a consumer's name, unique for each start of a worker. What settles a delivery (`finish`, `retry`,
+/// `me` is a consumer's name, unique for each start of a worker. A claim may be dropped only with its consumer: what it was
+/// just given would be lost until the visibility ends. What settles a delivery (`finish`, `retry`,
 /// `hand_back`, `bury`) answers `false` where the delivery is no longer `me`'s, and then changes nothing.
 #[async_trait]
 pub trait Queue: Send + Sync + Debug {
     /// How it behaves.
     fn options(&self) -> QueueOptions;
 
-    /// Puts a request on the queue, or merges it with one for the same job and mode (with `key`: of the same key) that
+    /// Puts a request by hand (its tick is not kept) on the queue, or merges it with one for the same job and mode (with `key`: of the same key) that
     /// is still waiting. Ticks and manual requests never merge with each other.
     async fn enqueue(&self, request: &Request, key: Option<&str>) -> Result<Enqueued, QueueError>;
 
@@ -264,6 +287,9 @@ mod tests {
         assert_eq!(read(&[("job", ""), ("mode", "apply")]).unwrap_err(), "the field \"job\" is empty");
         assert_eq!(read(&[("job", "a"), ("job", "b")]).unwrap_err(), "the field \"job\" is there twice");
         assert!(read(&[("job", "a"), ("mode", "delete")]).unwrap_err().starts_with("mode \"delete\" is neither"));
+        assert!(read(&[("job", "a\nb"), ("mode", "apply")]).unwrap_err().ends_with("is no name of a job"));
+        assert!(read(&[("job", "a"), ("mode", &"x".repeat(5_000))]).unwrap_err().len() <= REASON_MAX);
+        assert!(read(&[("job", &"a".repeat(JOB_MAX_BYTES + 1)), ("mode", "apply")]).is_err());
         assert!(read(&[("job", "a"), ("mode", "apply"), ("tick", "soon")]).unwrap_err().starts_with("tick \"soon\""));
     }
 }

@@ -30,9 +30,9 @@ const BLOCK_MAX: Duration = Duration::from_secs(1);
 /// The shortest wait of a claim.
 const BLOCK_MIN: Duration = Duration::from_millis(50);
 /// A consumer that has said nothing for so long, and has nothing, is forgotten.
-const SILENT_MAX: Duration = Duration::from_secs(600);
+const SILENT_MAX: Duration = Duration::from_mins(10);
 /// Merge keys whose entries were deleted by hand go after so long without a new one.
-const MERGE_TTL: Duration = Duration::from_secs(30 * 86_400);
+const MERGE_TTL: Duration = Duration::from_hours(30 * 24);
 
 macro_rules! script {
     ($name:ident, $file:literal) => {

@@ -1,4 +1,4 @@
-//! The queue of the embedded mode, in one SQLite file; each change is one immediate transaction.
+//! The queue of the embedded mode, in one `SQLite` file; each change is one immediate transaction.
 //!
 //! A row without a consumer waits. Else `due` is when the delivery lapses, or, given back, when it may be had again.
 
@@ -208,7 +208,8 @@ impl Queue for SqliteQueue {
     }
 
     async fn last_tick(&self, job: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, QueueError> {
-        let first = "INSERT INTO tick (job, last) VALUES (?, ?) ON CONFLICT (job) DO UPDATE SET last = last RETURNING last";
+        let first =
+            "INSERT INTO tick (job, last) VALUES (?, ?) ON CONFLICT (job) DO UPDATE SET last = last RETURNING last";
         let last = sqlx::query_scalar(first).bind(job).bind(now.timestamp_millis()).fetch_one(&self.pool).await?;
         instant(last)
     }
@@ -252,7 +253,8 @@ impl Queue for SqliteQueue {
     }
 
     async fn hand_back(&self, me: &str, id: &str) -> Result<bool, QueueError> {
-        let back = "UPDATE request SET consumer = 'given-back', number = number - 1, due = ? WHERE id = ? AND consumer = ?";
+        let back =
+            "UPDATE request SET consumer = 'given-back', number = number - 1, due = ? WHERE id = ? AND consumer = ?";
         let handed = self.change(back, self.now_ms(), me, id).await?;
         self.enqueued.notify_waiters();
         Ok(handed)

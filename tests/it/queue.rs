@@ -1,5 +1,7 @@
 //! The queue's suite on a real Redis and on a real SQLite file.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::sync::Arc;
 
 use apalis_janitor::{

@@ -1,5 +1,7 @@
 //! The worker: what becomes of requests that cannot run here, and how it ends.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     collections::BTreeMap,
     path::PathBuf,
@@ -115,8 +117,7 @@ impl World {
         let server = RedisServer::start().await;
         let visibility = Duration::from_millis(500);
         let options = QueueOptions { visibility, max_deliveries: 2, backlog_max: 100 };
-        let queue: Arc<dyn Queue> =
-            Arc::new(RedisQueue::new(Link::new(&server.url(), "janitor").unwrap(), options));
+        let queue: Arc<dyn Queue> = Arc::new(RedisQueue::new(Link::new(&server.url(), "janitor").unwrap(), options));
         let worker = WorkerConfig {
             concurrency: 2,
             lock_ttl: Duration::from_secs(30),
@@ -128,8 +129,7 @@ impl World {
         let jobs = BTreeMap::new();
         let config = Config { path: None, data_dir: PathBuf::from("."), redis: None, worker, metrics: None, jobs };
         let ledger = Arc::new(Reports::default());
-        let janitor =
-            Janitor::over(config, queue.clone(), Arc::new(Untaken), ledger.clone(), Arc::new(SystemClock));
+        let janitor = Janitor::over(config, queue.clone(), Arc::new(Untaken), ledger.clone(), Arc::new(SystemClock));
         Self { server, queue, ledger, janitor }
     }
 
@@ -213,7 +213,8 @@ async fn buries_what_was_lost_too_often_with_a_failed_report() {
     world.janitor.enqueue("a", Mode::Apply).await.unwrap();
     for number in 1..=2 {
         let deadline = Instant::now() + COMES_MAX;
-        while !matches!(world.queue.claim("gone", false).await.unwrap(), Claim::Run(delivery) if delivery.number == number) {
+        while !matches!(world.queue.claim("gone", false).await.unwrap(), Claim::Run(delivery) if delivery.number == number)
+        {
             assert!(Instant::now() < deadline, "delivery {number} did not come");
         }
     }

@@ -84,7 +84,8 @@ impl QueueBackend {
 
     fn start(&self, worker: &WorkerContext) -> Run {
         let (slot, stop) = (Arc::new(Slot::default()), CancellationToken::new());
-        let consumer = Arc::new(Consumer::new(self.queue.clone(), worker.clone(), self.blank.clone(), self.open.clone()));
+        let consumer =
+            Arc::new(Consumer::new(self.queue.clone(), worker.clone(), self.blank.clone(), self.open.clone()));
         lease::keep_on_own_thread(&consumer, stop.clone());
         let fetcher = Fetcher::new(consumer, slot.clone(), stop.clone(), self.concurrency);
         Run { slot, stop, fetcher: Some(self.open.spawn(fetcher.run())) }

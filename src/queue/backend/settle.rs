@@ -177,7 +177,7 @@ async fn settle(lease: &Lease, verdict: Verdict) -> Result<Report, BoxDynError> 
     };
     lease.over();
     if !is_ours {
-        tracing::error!(id = lease.delivery().id, ?verdict, "request not settled, it is another worker's");
+        tracing::error!(id = lease.delivery().id, ?verdict, "request not settled, it is not ours any more");
         return Err(LeaseLost(lease.delivery().id.clone()).into());
     }
     match verdict {
@@ -191,11 +191,21 @@ async fn settle(lease: &Lease, verdict: Verdict) -> Result<Report, BoxDynError> 
         }
         Verdict::Retry(pause, report) => {
             let reason = report.reason.as_deref().unwrap_or_default();
-            tracing::warn!(job = report.job, attempt = report.attempt, ?pause, reason, "job could not run, again after a pause");
+            tracing::warn!(
+                job = report.job,
+                attempt = report.attempt,
+                ?pause,
+                reason,
+                "job could not run, again after a pause"
+            );
             Err(Unsettled::Retry(report).into())
         }
         Verdict::HandBack => {
-            tracing::info!(id = lease.delivery().id, job = lease.delivery().request.job, "job stopped, request handed back");
+            tracing::info!(
+                id = lease.delivery().id,
+                job = lease.delivery().request.job,
+                "job stopped, request handed back"
+            );
             Err(Unsettled::HandBack.into())
         }
     }
