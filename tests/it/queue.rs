@@ -1,4 +1,4 @@
-//! The queue's suite on a real Redis and on a real SQLite file.
+//! The queue's suite on a real Redis and on a real `SQLite` file.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -196,7 +196,6 @@ impl Lease {
         if !lost.contains(&self.delivery.id) {
             state.good_until = good_until;
         } else if state.phase == Phase::Running {
-            tracing::error!(id = self.delivery.id, job = self.delivery.request.job, "request lost, its job is stopped");
             self.lost.cancel();
         }
     }

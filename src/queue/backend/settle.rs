@@ -93,6 +93,8 @@ where
             // The job is gone before its request is settled: nothing of it may run beside a next delivery.
             let result = match while_good(&lease, job).await {
                 None => {
+                    let delivery = lease.delivery();
+                    tracing::error!(id = delivery.id, job = delivery.request.job, "lease lost, the job is stopped");
                     lease.over();
                     return Err(LeaseLost(lease.delivery().id.clone()).into());
                 }
