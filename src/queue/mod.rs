@@ -243,6 +243,9 @@ pub trait Queue: Send + Sync + Debug {
     /// Forgets the consumer `me`, unless it still has deliveries.
     async fn leave(&self, me: &str) -> Result<(), QueueError>;
 
+    /// Whether a request is still on the queue: it waits, or a worker has it. Once it is settled its report is there.
+    async fn has(&self, id: &str) -> Result<bool, QueueError>;
+
     /// Up to `limit` entries of the dead list, newest first.
     async fn dead(&self, limit: usize) -> Result<Vec<Dead>, QueueError>;
 

@@ -294,6 +294,17 @@ impl Queue for RedisQueue {
         self.call(&script).await
     }
 
+    async fn has(&self, id: &str) -> Result<bool, QueueError> {
+        let mut connection = self.link.get().await.map_err(QueueError::unavailable)?;
+        let entries: Vec<redis::Value> = redis::cmd("XRANGE")
+            .arg(self.stream())
+            .arg(&[id, id])
+            .query_async(&mut connection)
+            .await
+            .map_err(QueueError::unavailable)?;
+        Ok(!entries.is_empty())
+    }
+
     async fn dead(&self, limit: usize) -> Result<Vec<Dead>, QueueError> {
         let mut connection = self.link.get().await.map_err(QueueError::unavailable)?;
         let entries: Vec<(String, Fields)> = redis::cmd("XREVRANGE")

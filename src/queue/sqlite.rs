@@ -269,6 +269,11 @@ impl Queue for SqliteQueue {
         Ok(())
     }
 
+    async fn has(&self, id: &str) -> Result<bool, QueueError> {
+        let has = "SELECT EXISTS (SELECT 1 FROM request WHERE id = ?)";
+        Ok(sqlx::query_scalar(has).bind(number_of(id)).fetch_one(&self.pool).await?)
+    }
+
     async fn dead(&self, limit: usize) -> Result<Vec<Dead>, QueueError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let newest = "SELECT * FROM dead ORDER BY at DESC, id DESC LIMIT ?";

@@ -179,3 +179,17 @@ pub async fn keeps_deliveries_when_a_consumer_leaves(world: &dyn World) {
     let got = BTreeSet::from([run(&*queue, "w2").await.id, run(&*queue, "w2").await.id]);
     assert_eq!(got, ids);
 }
+
+/// A request is there while it waits and while it runs, and gone with its settling.
+pub async fn has_a_request_until_it_is_settled(world: &dyn World) {
+    let queue = world.queue(options(LONG));
+    let (first, second) = (enqueue(&*queue, "a").await, enqueue(&*queue, "b").await);
+    assert!(queue.has(&first).await.unwrap());
+    assert_eq!(run(&*queue, "w").await.id, first);
+    assert!(queue.has(&first).await.unwrap());
+    assert!(queue.finish("w", &first, &report("01A", "a", Outcome::Done)).await.unwrap());
+    assert!(!queue.has(&first).await.unwrap());
+    assert_eq!(run(&*queue, "w").await.id, second);
+    assert!(queue.bury("w", &second, "no", None).await.unwrap());
+    assert!(!queue.has(&second).await.unwrap());
+}

@@ -69,6 +69,7 @@ macro_rules! queue_conformance {
             refuses_ticks_that_are_old_or_ahead
             starts_a_new_job_from_now
             records_one_report_with_the_settling
+            has_a_request_until_it_is_settled
             remembers_the_last_success
             lists_retries_and_drops_the_dead
             counts_what_waits_runs_and_is_dead
