@@ -14,5 +14,7 @@ pub mod lock;
 pub mod metrics;
 pub mod queue;
 pub mod report;
+pub mod worker;
 
 pub use janitor::{Ask, Ended, Janitor, Next, UnknownJob};
+pub use worker::{handle, run_worker};

@@ -202,6 +202,23 @@ pub struct Report {
     pub failures: Vec<Failure>,
 }
 
+impl Report {
+    /// Says on one line what became of an execution.
+    pub(crate) fn log(&self) {
+        let tick = self.tick.map(|tick| tick.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true));
+        tracing::info!(
+            job = self.job,
+            mode = %self.mode,
+            tick = tick.as_deref(),
+            fence = self.fence,
+            outcome = %self.outcome,
+            reason = self.reason.as_deref(),
+            seconds = self.seconds,
+            "report"
+        );
+    }
+}
+
 /// An error with its sources on one line: `queue: unavailable: connection refused`.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
