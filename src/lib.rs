@@ -4,6 +4,7 @@ pub mod clock;
 pub mod config;
 #[cfg(feature = "sqlite")]
 pub mod embedded;
+mod execute;
 mod janitor;
 pub mod jobs;
 pub mod ledger;
@@ -12,5 +13,7 @@ pub mod link;
 pub mod lock;
 pub mod queue;
 pub mod report;
+pub mod runs;
 
-pub use janitor::{Ask, Ended, Janitor, Next, UnknownJob};
+pub use execute::{Ask, Ended, Next};
+pub use janitor::{Janitor, RunError, UnknownJob};
