@@ -1,17 +1,19 @@
 //! The one place where every way in ends: a beat's tick, a manual request, `janitor run` and a user's own worker.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    clock::{Clock, SystemClock},
-    config::Config,
-    jobs::{Narrow, Watch},
-    ledger::Ledger,
+    clock::Clock,
+    config::{Config, JobConfig, RetentionConfig},
+    execute::Ask,
+    jobs::Narrow,
+    ledger::{Ledger, LedgerError},
     lock::Lock,
     queue::{Enqueued, Queue, QueueError, Request},
     report::{Mode, Report},
+    runs::{self, RunStore, StoreError},
 };
 
 /// The configured jobs with their queue, lock and ledger. Cheap to clone.
@@ -25,51 +27,42 @@ struct Parts {
     lock: Arc<dyn Lock>,
     ledger: Arc<dyn Ledger>,
     clock: Arc<dyn Clock>,
-}
-
-/// One execution that is asked for.
-#[derive(Clone, Copy)]
-pub struct Ask<'a> {
-    /// The job, the mode and the tick.
-    pub request: &'a Request,
-    /// Which delivery of the request this is, from 1. Above 1 the lock is waited for: the dead worker's may outlive its lease.
-    pub attempt: u32,
-    /// What narrows it.
-    pub narrow: Narrow,
-    /// Who sees what happens.
-    pub watch: &'a dyn Watch,
-    /// Cancelled: stop after the batch in hand.
-    pub stop: &'a CancellationToken,
-}
-
-/// What is to become of the request after an execution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// It is settled: this report is final.
-    Settle,
-    /// The job could not run (store unreachable, a failed precondition): deliver it again, after a pause.
-    Retry,
-    /// It was stopped on the way: hand it back, another worker goes on.
-    HandBack,
-}
-
-/// One execution that has ended.
-#[derive(Clone, Debug)]
-pub struct Ended {
-    /// What it did.
-    pub report: Report,
-    /// What is to become of the request.
-    pub next: Next,
+    stores: HashMap<String, Arc<dyn RunStore>>,
 }
 
 /// No job of that name is configured here.
 #[derive(Debug, thiserror::Error)]
-#[error("no job named {name:?} in the configuration; it has {known}")]
+#[error("no job named {name:?} in the configuration; {hint}")]
 pub struct UnknownJob {
     /// The name that was asked for.
     pub name: String,
-    /// The names that there are.
-    pub known: String,
+    hint: String,
+}
+
+impl UnknownJob {
+    /// `name` is none of `known`.
+    fn new<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Self {
+        let known: Vec<&str> = known.collect();
+        let near = known.iter().map(|job| (strsim::damerau_levenshtein(name, job), *job)).min();
+        let hint = match near {
+            None => "it has no jobs".to_owned(),
+            Some((distance, job)) if distance <= 1 + name.len() / 4 => format!("did you mean {job:?}?"),
+            Some(_) => format!("it has {}", known.join(", ")),
+        };
+        Self { name: name.to_owned(), hint }
+    }
+}
+
+/// Why a job was not run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// No such job.
+    #[error(transparent)]
+    Unknown(#[from] UnknownJob),
+    /// It ran, and its report could not be recorded.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
 }
 
 impl Janitor {
@@ -82,7 +75,7 @@ impl Janitor {
         ledger: Arc<dyn Ledger>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self(Arc::new(Parts { config, queue, lock, ledger, clock }))
+        Self(Arc::new(Parts { config, queue, lock, ledger, clock, stores: HashMap::new() }))
     }
 
     /// The configuration.
@@ -115,10 +108,48 @@ impl Janitor {
         &self.0.clock
     }
 
-    /// Executes a job, here and now. It is neither settled nor recorded: that is the caller's.
-    pub async fn execute(&self, ask: Ask<'_>) -> Result<Ended, UnknownJob> {
-        let _ = (ask, SystemClock);
-        Err(UnknownJob { name: String::new(), known: String::new() })
+    /// Uses `store` for `job` instead of the one that the configuration names: a store of the program's own.
+    #[must_use]
+    pub fn with_store(self, job: &str, store: Arc<dyn RunStore>) -> Self {
+        let mut stores = self.0.stores.clone();
+        stores.insert(job.to_owned(), store);
+        let Parts { config, queue, lock, ledger, clock, .. } = &*self.0;
+        let parts = Parts {
+            config: config.clone(),
+            queue: Arc::clone(queue),
+            lock: Arc::clone(lock),
+            ledger: Arc::clone(ledger),
+            clock: Arc::clone(clock),
+            stores,
+        };
+        Self(Arc::new(parts))
+    }
+
+    /// The configuration of `job`.
+    pub fn job(&self, job: &str) -> Result<&JobConfig, UnknownJob> {
+        let jobs = &self.config().jobs;
+        jobs.get(job).ok_or_else(|| UnknownJob::new(job, jobs.keys().map(String::as_str)))
+    }
+
+    /// Opens the store of a retention job.
+    pub(crate) async fn store(&self, job: &str, config: &RetentionConfig) -> Result<Arc<dyn RunStore>, StoreError> {
+        match self.0.stores.get(job) {
+            Some(store) => Ok(Arc::clone(store)),
+            None => runs::open(config).await,
+        }
+    }
+
+    /// Runs a job here and now: no queue, but the lock, and the report goes into the ledger.
+    ///
+    /// # Errors
+    /// [`RunError::Unknown`] where no such job is configured, [`RunError::Ledger`] where the report could not be recorded.
+    pub async fn run(&self, job: &str, mode: Mode) -> Result<Report, RunError> {
+        let request = Request { job: job.to_owned(), mode, tick: None };
+        let stop = CancellationToken::new();
+        let ask = Ask { request: &request, attempt: 1, narrow: Narrow::default(), watch: &(), stop: &stop };
+        let report = self.execute(ask).await?.report;
+        self.ledger().record(&report).await?;
+        Ok(report)
     }
 
     /// Puts a request for `job` on the queue.

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod config;
 #[cfg(feature = "sqlite")]
 pub mod embedded;
+mod execute;
 mod janitor;
 pub mod jobs;
 pub mod ledger;
@@ -14,7 +15,9 @@ pub mod lock;
 pub mod metrics;
 pub mod queue;
 pub mod report;
+pub mod runs;
 pub mod worker;
 
-pub use janitor::{Ask, Ended, Janitor, Next, UnknownJob};
+pub use execute::{Ask, Ended, Next};
+pub use janitor::{Janitor, RunError, UnknownJob};
 pub use worker::{handle, run_worker};

@@ -145,6 +145,12 @@ impl Counts {
     }
 }
 
+impl<'a> FromIterator<(&'a str, u64)> for Counts {
+    fn from_iter<I: IntoIterator<Item = (&'a str, u64)>>(counts: I) -> Self {
+        Self(counts.into_iter().map(|(kind, count)| (kind.to_owned(), count)).collect())
+    }
+}
+
 /// One thing that could not be deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {

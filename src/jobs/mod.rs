@@ -1,6 +1,21 @@
 //! Jobs: fetch a page, decide, act, until everything is seen or a limit comes first.
 
+pub mod families;
+pub mod pace;
+pub mod retention;
+mod walk;
+
+use std::{future::Future, time::Duration};
+
 use chrono::{DateTime, Utc};
+
+use crate::{
+    lock::{Fence, Held, LockError},
+    report::{Counts, Failure},
+    runs::StoreError,
+};
+
+pub use walk::{Limits, Stopped, walk};
 
 /// Sees what an execution plans and deletes, as it happens.
 pub trait Watch: Send + Sync {
@@ -19,4 +34,72 @@ impl Watch for () {}
 pub struct Narrow {
     /// Only what is older than this instant too: a cutoff can become earlier, never later.
     pub before: Option<DateTime<Utc>>,
+}
+
+/// What an execution may do. To delete is to hold the lock; there is no third way.
+#[derive(Clone, Copy, Debug)]
+pub enum Leave<'a> {
+    /// Plan only.
+    DryRun,
+    /// Plan and delete, while the lock is trusted.
+    Apply(&'a Held),
+}
+
+/// Why a job ended before its end.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JobError {
+    /// A store did not do it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The lock was lost.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// A guard said no.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// What a job counts on its way; it becomes the report.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// What was planned.
+    pub planned: Counts,
+    /// What was deleted.
+    pub deleted: Counts,
+    /// What stayed, by reason.
+    pub kept: Counts,
+    /// How many bytes came free.
+    pub bytes_freed: u64,
+    /// How many batches were executed.
+    pub batches: u64,
+    /// What could not be deleted.
+    pub failures: Vec<Failure>,
+}
+
+/// A kind of upkeep: say what would go, then make it go.
+///
+/// A dry run is a run that stops after `plan`.
+pub trait Job: Send {
+    /// One thing that would go.
+    type Item: Send + Sync;
+
+    /// The word that counts and progress use for the items, such as `runs`.
+    const UNIT: &'static str;
+
+    /// The name that a list shows.
+    fn id(item: &Self::Item) -> &str;
+
+    /// Guards: whether the target may be touched at all, and under which fence.
+    fn prepare(&mut self, leave: Leave<'_>) -> impl Future<Output = Result<(), JobError>> + Send;
+
+    /// The next things that may go, having looked at about `limit`; `None` after the last. Never writes.
+    fn plan(&mut self, leave: Leave<'_>, limit: usize, tally: &mut Tally) -> impl Future<Output = Result<Option<Vec<Self::Item>>, JobError>> + Send;
+
+    /// Deletes `items` that still are as they were planned, within `limit`; answers the names of those that went.
+    fn execute(&mut self, fence: Fence, items: &[Self::Item], limit: Duration, tally: &mut Tally)
+    -> impl Future<Output = Result<Vec<String>, JobError>> + Send;
+
+    /// A step of what is counted but not listed; `false` after the last.
+    fn rest(&mut self, leave: Leave<'_>, limit: Duration, tally: &mut Tally) -> impl Future<Output = Result<bool, JobError>> + Send;
 }

@@ -1,0 +1,257 @@
+//! One execution of one job: excuses, lock, sweep, report.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, Utc};
+use futures::FutureExt;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Janitor, UnknownJob,
+    config::{JobConfig, JobKind, RetentionConfig},
+    jobs::{JobError, Leave, Limits, Narrow, Stopped, Tally, Watch, pace::Pace, retention::Retention, walk},
+    lock::{self, Held, LockError, LockKey},
+    queue::Request,
+    report::{FAILURES_MAX, Mode, Outcome, Report, chain},
+    runs::{layout, policy::Policy},
+};
+
+/// How often a lock is asked for that a dead worker may have left.
+const LOCK_POLL: Duration = Duration::from_millis(250);
+
+/// One execution that is asked for.
+#[derive(Clone, Copy)]
+pub struct Ask<'a> {
+    /// The job, the mode and the tick.
+    pub request: &'a Request,
+    /// Which delivery of the request this is, from 1. Above 1 the lock is waited for: the dead worker's may outlive its lease.
+    pub attempt: u32,
+    /// What narrows it.
+    pub narrow: Narrow,
+    /// Who sees what happens.
+    pub watch: &'a dyn Watch,
+    /// Cancelled: stop after the batch in hand.
+    pub stop: &'a CancellationToken,
+}
+
+impl std::fmt::Debug for Ask<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ask").field("request", self.request).field("attempt", &self.attempt).finish_non_exhaustive()
+    }
+}
+
+/// What is to become of the request after an execution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// It is settled: this report is final.
+    Settle,
+    /// The job could not run (store unreachable, a failed precondition): deliver it again, after a pause.
+    Retry,
+    /// It was stopped on the way: hand it back, another worker goes on.
+    HandBack,
+}
+
+/// One execution that has ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// What it did.
+    pub report: Report,
+    /// What is to become of the request.
+    pub next: Next,
+}
+
+/// How an execution ended, before it is a report.
+struct End {
+    outcome: Outcome,
+    reason: Option<String>,
+    next: Next,
+}
+
+impl End {
+    fn new(outcome: Outcome, reason: impl Into<String>, next: Next) -> Self {
+        Self { outcome, reason: Some(reason.into()), next }
+    }
+}
+
+/// What an execution gathers for its report.
+struct Execution<'a> {
+    janitor: &'a Janitor,
+    job: &'a JobConfig,
+    ask: Ask<'a>,
+    started_at: DateTime<Utc>,
+    start: Instant,
+    fence: Option<u64>,
+    cutoff: Option<DateTime<Utc>>,
+    tally: Tally,
+}
+
+impl Janitor {
+    /// Executes a job, here and now. It is neither settled nor recorded: that is the caller's.
+    ///
+    /// # Errors
+    /// [`UnknownJob`] where no such job is configured. All else that goes wrong is in the report.
+    pub async fn execute(&self, ask: Ask<'_>) -> Result<Ended, UnknownJob> {
+        let job = self.job(&ask.request.job)?;
+        let mut execution = Execution {
+            janitor: self,
+            job,
+            ask,
+            started_at: self.clock().now(),
+            start: Instant::now(),
+            fence: None,
+            cutoff: None,
+            tally: Tally::default(),
+        };
+        let end = match AssertUnwindSafe(execution.run()).catch_unwind().await {
+            Ok(end) => end,
+            Err(panic) => End::new(Outcome::Failed, format!("panic: {}", panic_text(&*panic)), Next::Settle),
+        };
+        let ended = Ended { next: end.next, report: execution.report(end) };
+        log(&ended.report);
+        Ok(ended)
+    }
+}
+
+impl Execution<'_> {
+    async fn run(&mut self) -> End {
+        match self.excuse().await {
+            Ok(None) => {}
+            Ok(Some(reason)) => return End::new(Outcome::Skipped, reason, Next::Settle),
+            Err(error) => return End::new(Outcome::Failed, chain(&error), Next::Retry),
+        }
+        let JobKind::Retention(config) = &self.job.kind;
+        let terminal = layout::PYWORKFLOW.terminal;
+        let Some(policy) = Policy::new(config, terminal, self.started_at, self.ask.narrow.before) else {
+            return End::new(Outcome::Skipped, "retention is not configured", Next::Settle);
+        };
+        self.cutoff = policy.latest_cutoff();
+        match self.ask.request.mode {
+            Mode::DryRun => {
+                let swept = self.sweep(config, policy, Leave::DryRun).await;
+                self.end(swept)
+            }
+            Mode::Apply => self.under_lock(config, policy).await,
+        }
+    }
+
+    /// Why a job that could run is not to.
+    async fn excuse(&self) -> Result<Option<&'static str>, crate::ledger::LedgerError> {
+        if self.ask.request.mode == Mode::DryRun {
+            return Ok(None);
+        }
+        if !self.job.enabled {
+            return Ok(Some("the job is not enabled"));
+        }
+        Ok(self.janitor.ledger().is_paused(&self.job.name).await?.then_some("the job is paused"))
+    }
+
+    async fn under_lock(&mut self, config: &RetentionConfig, policy: Policy) -> End {
+        let ttl = self.janitor.config().worker.lock_ttl;
+        let lock = Arc::clone(self.janitor.lock());
+        let key = LockKey::job(&self.job.name);
+        // The lock of a worker that died may outlive its delivery, but not by more than its ttl.
+        let patience = if self.ask.attempt > 1 { ttl + Duration::from_secs(1) } else { Duration::ZERO };
+        loop {
+            let this = &mut *self;
+            let policy = policy.clone();
+            let swept = lock::with(Arc::clone(&lock), &key, ttl, |held| async move {
+                this.fence = held.fence().ok().map(lock::Fence::get);
+                let swept = AssertUnwindSafe(this.sweep(config, policy, Leave::Apply(&held))).catch_unwind().await;
+                this.fence = fence_of(&held).or(this.fence);
+                swept
+            });
+            match swept.await {
+                Ok(Some(Ok(swept))) => return self.end(swept),
+                // The lock has been given back: what was counted still becomes a report.
+                Ok(Some(Err(panic))) => return End::new(Outcome::Failed, format!("panic: {}", panic_text(&*panic)), Next::Settle),
+                Err(error) => return End::new(Outcome::Failed, chain(&error), Next::Retry),
+                Ok(None) if self.start.elapsed() < patience && !self.ask.stop.is_cancelled() => tokio::time::sleep(LOCK_POLL).await,
+                Ok(None) => return End::new(Outcome::Busy, "another worker holds the job's lock", Next::Settle),
+            }
+        }
+    }
+
+    async fn sweep(&mut self, config: &RetentionConfig, policy: Policy, leave: Leave<'_>) -> Result<Stopped, JobError> {
+        let store = self.janitor.store(&self.job.name, config).await?;
+        let mut job = Retention::new(self.job.name.clone(), store, Arc::clone(self.janitor.clock()), policy);
+        let limits = Limits {
+            pace: Pace::new(config.batch_size.get(), config.batch_time),
+            pause: config.batch_pause,
+            items: config.run_limit.map(std::num::NonZeroU64::get),
+            time: config.time_limit,
+        };
+        walk(&mut job, leave, limits, self.ask.watch, self.ask.stop, &mut self.tally).await
+    }
+
+    fn end(&self, swept: Result<Stopped, JobError>) -> End {
+        // What has deleted something has run: the next execution goes on where it ended.
+        let again = if self.tally.batches == 0 { Next::Retry } else { Next::Settle };
+        match swept {
+            Ok(Stopped::AtTheEnd) => End { outcome: Outcome::Done, reason: None, next: Next::Settle },
+            Ok(Stopped::ByItems) => End::new(Outcome::Limited, "run_limit reached", Next::Settle),
+            Ok(Stopped::ByTime) => End::new(Outcome::Limited, "time_limit reached", Next::Settle),
+            Ok(Stopped::BySignal) => End::new(Outcome::Limited, "asked to stop", Next::HandBack),
+            Err(JobError::Refused(why)) => End::new(Outcome::Refused, why, again),
+            Err(JobError::Lock(error @ LockError::Lost(_))) => End::new(Outcome::Failed, chain(&error), Next::Settle),
+            Err(error) => End::new(Outcome::Failed, chain(&error), again),
+        }
+    }
+
+    fn report(self, end: End) -> Report {
+        let Tally { planned, deleted, kept, bytes_freed, batches, mut failures } = self.tally;
+        let unnamed = failures.len().saturating_sub(FAILURES_MAX);
+        failures.truncate(FAILURES_MAX);
+        let reason = match (end.reason, unnamed) {
+            (reason, 0) => reason,
+            (None, more) => Some(format!("{more} more failures")),
+            (Some(reason), more) => Some(format!("{reason}; {more} more failures")),
+        };
+        Report {
+            id: ulid::Ulid::from_datetime(self.started_at.into()).to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            attempt: self.ask.attempt,
+            job: self.job.name.clone(),
+            kind: self.job.kind.as_str().to_owned(),
+            mode: self.ask.request.mode,
+            outcome: end.outcome,
+            reason,
+            tick: self.ask.request.tick,
+            host: self.janitor.config().worker.host.clone(),
+            fence: self.fence,
+            started_at: self.started_at,
+            seconds: (self.start.elapsed().as_secs_f64() * 1e3).round() / 1e3,
+            cutoff: self.cutoff,
+            planned,
+            deleted,
+            kept,
+            bytes_freed,
+            batches,
+            failures,
+        }
+    }
+}
+
+fn fence_of(held: &Held) -> Option<u64> {
+    held.fence().ok().map(lock::Fence::get)
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("of no text")
+}
+
+/// One line for each execution.
+fn log(report: &Report) {
+    let Report { job, mode, outcome, tick, fence, seconds, .. } = report;
+    let (planned, deleted) = (&report.planned, &report.deleted);
+    let tick = tick.map(|tick| tick.to_rfc3339());
+    let reason = report.reason.as_deref();
+    if matches!(outcome, Outcome::Failed | Outcome::Refused) {
+        tracing::error!(job, %mode, %outcome, reason, tick, fence, seconds, ?planned, ?deleted, "job ended");
+    } else {
+        tracing::info!(job, %mode, %outcome, reason, tick, fence, seconds, ?planned, ?deleted, "job ended");
+    }
+}

@@ -1,0 +1,4 @@
+//! Runs in memory, for tests.
+#[derive(Debug, Default)]
+/// x
+pub struct MemoryStore;

@@ -1,0 +1,219 @@
+//! Runs in a SQLite file that another program owns and goes on writing.
+//!
+//! The file keeps its journal mode and its settings. Every read is one short statement and every write one short
+//! transaction, because in the rollback journal each of them makes the owner wait.
+
+mod check;
+mod delete;
+mod loose;
+mod read;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use sqlx::{AssertSqlSafe, ConnectOptions, Row, SqliteConnection, sqlite::SqliteConnectOptions};
+use tokio::sync::{Mutex, MutexGuard};
+
+use super::{
+    Cursor, Deleted, Findings, LooseStep, Page, RunStore, Seen, StoreError,
+    layout::{Layout, RUN_COLUMNS},
+};
+use crate::lock::Fence;
+
+const NAME: &str = "sqlite";
+/// How long one statement waits for another program's lock.
+const BUSY_MAX: Duration = Duration::from_secs(5);
+/// How much of the file is cached, in KiB.
+const CACHE_KIB: u32 = 24 * 1024;
+/// After how many steps of SQLite's machine the deadline is looked at.
+const STEPS_PER_LOOK: i32 = 20_000;
+/// The deadline that is none.
+const NEVER: u64 = u64::MAX;
+
+/// A SQLite file with a run table.
+#[derive(Debug)]
+pub struct SqliteStore {
+    path: PathBuf,
+    layout: &'static Layout,
+    tables: Tables,
+    connection: Mutex<SqliteConnection>,
+    deadline: Arc<Deadline>,
+}
+
+/// Which of the layout's tables are there: older versions of the schema lack some.
+#[derive(Debug, Default)]
+struct Tables(Vec<String>);
+
+impl Tables {
+    fn has(&self, table: &str) -> bool {
+        self.0.iter().any(|name| name == table)
+    }
+}
+
+/// When the statement in hand is interrupted, for SQLite's own thread to look at.
+#[derive(Debug)]
+struct Deadline {
+    start: Instant,
+    millis: AtomicU64,
+}
+
+impl Deadline {
+    fn set(&self, limit: Option<Duration>) {
+        let millis = limit.map_or(NEVER, |limit| u64::try_from((self.start.elapsed() + limit).as_millis()).unwrap_or(NEVER));
+        self.millis.store(millis, Ordering::Relaxed);
+    }
+
+    fn is_past(&self) -> bool {
+        let millis = self.millis.load(Ordering::Relaxed);
+        millis != NEVER && self.start.elapsed().as_millis() > u128::from(millis)
+    }
+}
+
+impl SqliteStore {
+    /// Opens the file at `path`, which must exist and hold the tables of `layout`.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] where the file cannot be opened or is no database, [`StoreError::Schema`] where the
+    /// run table or one of its columns is missing, or the schema is newer than the layout knows.
+    pub async fn open(path: &Path, layout: &'static Layout) -> Result<Self, StoreError> {
+        let what = |error: sqlx::Error| StoreError::unavailable(NAME, format!("{}: {}", path.display(), plain(&error)));
+        let metadata = std::fs::metadata(path).map_err(|error| StoreError::unavailable(NAME, format!("{}: {error}", path.display())))?;
+        if !metadata.is_file() {
+            return Err(StoreError::unavailable(NAME, format!("{}: is not a file", path.display())));
+        }
+        let mut connection = SqliteConnectOptions::new()
+            .filename(path)
+            .busy_timeout(BUSY_MAX)
+            .pragma("cache_size", format!("-{CACHE_KIB}"))
+            .pragma("temp_store", "memory")
+            .connect()
+            .await
+            .map_err(what)?;
+        let names = "SELECT name FROM sqlite_master WHERE type = 'table'";
+        let tables = Tables(sqlx::query_scalar(names).fetch_all(&mut connection).await.map_err(what)?);
+        verify(&mut connection, path, layout, &tables).await?;
+        let deadline = Arc::new(Deadline { start: Instant::now(), millis: AtomicU64::new(NEVER) });
+        let seen = Arc::clone(&deadline);
+        connection.lock_handle().await.map_err(what)?.set_progress_handler(STEPS_PER_LOOK, move || !seen.is_past());
+        sqlx::raw_sql(delete::BATCH_TABLE).execute(&mut connection).await.map_err(what)?;
+        Ok(Self { path: path.to_owned(), layout, tables, connection: Mutex::new(connection), deadline })
+    }
+
+    /// The connection, with a limit on each statement of the work in hand.
+    async fn connection(&self, limit: Option<Duration>) -> MutexGuard<'_, SqliteConnection> {
+        let connection = self.connection.lock().await;
+        self.deadline.set(limit);
+        connection
+    }
+
+    fn error(&self, error: &sqlx::Error) -> StoreError {
+        // 9 is SQLITE_INTERRUPT: our own deadline. 5 and 6 are a lock that another program held for too long.
+        match primary_code(error) {
+            Some(9) => StoreError::TimedOut { store: NAME },
+            _ => StoreError::unavailable(NAME, format!("{}: {}", self.path.display(), plain(error))),
+        }
+    }
+}
+
+/// SQLite's primary result code.
+fn primary_code(error: &sqlx::Error) -> Option<i32> {
+    let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
+    Some(code & 0xff)
+}
+
+/// The driver's message without its preamble.
+fn plain(error: &sqlx::Error) -> String {
+    error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
+}
+
+/// Whether the layout's run table is there, whole, and of a version that the layout knows.
+async fn verify(connection: &mut SqliteConnection, path: &Path, layout: &Layout, tables: &Tables) -> Result<(), StoreError> {
+    let schema = |what: String| StoreError::Schema { store: NAME, what: format!("{}: {what}", path.display()) };
+    let what = |error: sqlx::Error| StoreError::unavailable(NAME, format!("{}: {}", path.display(), plain(&error)));
+    if !tables.has(layout.runs) {
+        return Err(schema(format!("no table {:?}: not a store of layout {:?}", layout.runs, layout.name)));
+    }
+    let columns: Vec<String> =
+        sqlx::query_scalar("SELECT name FROM pragma_table_info(?)").bind(layout.runs).fetch_all(&mut *connection).await.map_err(what)?;
+    for column in RUN_COLUMNS {
+        if !columns.iter().any(|name| name == column) {
+            return Err(schema(format!("table {:?} has no column {column:?}", layout.runs)));
+        }
+    }
+    if tables.has("schema_versions") {
+        let row = sqlx::query("SELECT max(version) FROM schema_versions").fetch_one(connection).await.map_err(what)?;
+        let version: Option<i64> = row.try_get(0).map_err(what)?;
+        if version.is_some_and(|version| version > layout.version_max) {
+            return Err(schema(format!(
+                "schema version {} is newer than layout {:?} knows ({}): it may have tables that would be left behind",
+                version.unwrap_or_default(),
+                layout.name,
+                layout.version_max
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A statement of ours: built from constants of the layout, values go through binds.
+fn statement(text: String) -> AssertSqlSafe<String> {
+    AssertSqlSafe(text)
+}
+
+/// Ids as a JSON array, for `json_each`: one bind and one statement text for any number of them.
+fn json<'a>(ids: impl Iterator<Item = &'a str>) -> String {
+    serde_json::Value::from_iter(ids).to_string()
+}
+
+#[async_trait]
+impl RunStore for SqliteStore {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    async fn now(&self) -> Result<Option<DateTime<Utc>>, StoreError> {
+        Ok(None)
+    }
+
+    async fn page(&self, before: DateTime<Utc>, after: Option<&Cursor>, limit: usize) -> Result<Page, StoreError> {
+        self.read_page(before, after, limit).await
+    }
+
+    async fn unpaged(&self, limit: usize) -> Result<u64, StoreError> {
+        self.count_unpaged(limit).await
+    }
+
+    async fn children(&self, parents: &[String], after: Option<&Cursor>, limit: usize) -> Result<Page, StoreError> {
+        self.read_children(parents, after, limit).await
+    }
+
+    async fn raise(&self, job: &str, fence: Fence) -> Result<(), StoreError> {
+        self.raise_fence(job, fence).await
+    }
+
+    async fn delete(&self, job: &str, fence: Fence, runs: &[Seen], limit: Duration) -> Result<Deleted, StoreError> {
+        self.delete_batch(job, fence, runs, limit).await
+    }
+
+    async fn loose(
+        &self,
+        cutoff: DateTime<Utc>,
+        after: Option<&Cursor>,
+        leave: Option<(&str, Fence)>,
+        limit: Duration,
+    ) -> Result<LooseStep, StoreError> {
+        self.loose_step(cutoff, after, leave, limit).await
+    }
+
+    async fn check(&self) -> Result<Findings, StoreError> {
+        self.findings().await
+    }
+}
