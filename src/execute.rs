@@ -112,6 +112,7 @@ impl Janitor {
         };
         let ended = Ended { next: end.next, report: execution.report(end) };
         log(&ended.report);
+        self.metrics().observe(&ended.report);
         Ok(ended)
     }
 }
@@ -184,7 +185,10 @@ impl Execution<'_> {
             items: config.run_limit.map(std::num::NonZeroU64::get),
             time: config.time_limit,
         };
-        walk(&mut job, leave, limits, self.ask.watch, self.ask.stop, &mut self.tally).await
+        let swept = walk(&mut job, leave, limits, self.ask.watch, self.ask.stop, &mut self.tally).await;
+        let is_all_gone = matches!((&swept, leave), (Ok(Stopped::AtTheEnd), Leave::Apply(_)));
+        self.janitor.metrics().set_oldest_due(&self.job.name, if is_all_gone { None } else { job.oldest_due() });
+        swept
     }
 
     fn end(&self, swept: Result<Stopped, JobError>) -> End {

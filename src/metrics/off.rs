@@ -17,7 +17,7 @@ impl Metrics {
     pub fn observe(&self, _report: &Report) {}
 
     /// Does nothing.
-    pub fn backlog(&self, _job: &str, _due: u64, _oldest: Option<DateTime<Utc>>) {}
+    pub fn set_oldest_due(&self, _job: &str, _oldest: Option<DateTime<Utc>>) {}
 }
 
 /// Never made.

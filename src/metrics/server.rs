@@ -90,8 +90,8 @@ impl Server {
 
 /// Never an error: what can be said without the queue is said without it.
 async fn scrape(State(shared): State<Shared>) -> impl IntoResponse {
-    let (stats, successes) = tokio::join!(shared.stats(), shared.successes());
-    shared.metrics.queue(stats.ok());
+    let (queue, successes) = tokio::join!(shared.stats(), shared.successes());
+    shared.metrics.queue(queue.ok());
     for (job, at) in successes {
         shared.metrics.succeeded(&job, at);
     }
@@ -99,13 +99,13 @@ async fn scrape(State(shared): State<Shared>) -> impl IntoResponse {
 }
 
 async fn healthz(State(shared): State<Shared>) -> impl IntoResponse {
-    let stats = shared.stats().await;
-    shared.metrics.queue(stats.as_ref().ok().copied());
-    let (status, body) = match stats {
+    let queue = shared.stats().await;
+    shared.metrics.queue(queue.as_ref().ok().copied());
+    let (code, body) = match queue {
         Ok(stats) => (StatusCode::OK, shared.health(stats).await),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, json!({"status": "unavailable", "error": error})),
     };
-    (status, [(CONTENT_TYPE, "application/json")], format!("{body}\n"))
+    (code, [(CONTENT_TYPE, "application/json")], format!("{body}\n"))
 }
 
 impl Shared {
@@ -117,12 +117,12 @@ impl Shared {
         let (successes, dead) = tokio::join!(self.successes(), self.dead_by_job(stats.dead));
         let jobs: serde_json::Map<_, _> = (self.janitor.config().jobs.keys())
             .map(|job| {
-                let state = json!({
+                let entry = json!({
                     "last_success": successes.get(job),
                     "oldest_due": self.metrics.oldest_due(job),
                     "dead": dead.get(job).copied().unwrap_or(0),
                 });
-                (job.clone(), state)
+                (job.clone(), entry)
             })
             .collect();
         json!({"status": "ok", "queue": stats, "jobs": jobs})
