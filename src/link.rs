@@ -88,6 +88,14 @@ pub struct Probe {
 }
 
 /// Where Redis is, and under which keys.
+///
+/// ```
+/// use apalis_janitor::link::Link;
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let link = Link::new("redis://:secret@127.0.0.1:6379", "janitor").unwrap();
+/// assert_eq!((link.place(), link.key("paused")), ("127.0.0.1:6379".to_owned(), "{janitor}:paused".to_owned()));
+/// # });
+/// ```
 #[derive(Clone)]
 pub struct Link {
     client: Client,

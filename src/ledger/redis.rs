@@ -62,6 +62,14 @@ return {string.format('%.0f', tonumber(due)), redis.call('HGET', KEYS[2], ARGV[1
 /// Keys: the list `{namespace}:reports:<job>` of JSON, newest first; the hash `{namespace}:success` of instants by job;
 /// the set `{namespace}:paused` of jobs; for back-off the sorted set `{namespace}:backoff:<job>` of items by when they
 /// are due, in milliseconds, with the hash `{namespace}:attempts:<job>`.
+///
+/// ```no_run
+/// use apalis_janitor::{ledger::{Ledger, redis::RedisLedger}, link::Link};
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let ledger = RedisLedger::new(Link::new("redis://127.0.0.1:6379", "janitor").unwrap());
+/// assert!(ledger.pause("demo").await.unwrap());
+/// # });
+/// ```
 #[derive(Clone, Debug)]
 pub struct RedisLedger {
     link: Link,

@@ -64,6 +64,15 @@ const SELECT_BACKOFF: &str = "SELECT attempts, next_at FROM backoff WHERE job = 
 const SELECT_DUE: &str = "SELECT item FROM backoff WHERE job = ? AND next_at <= ? ORDER BY next_at, item LIMIT ?";
 
 /// A ledger in a SQLite file that [`embedded::open`](crate::embedded::open) opened.
+///
+/// ```
+/// use apalis_janitor::{embedded, ledger::{Ledger, sqlite::SqliteLedger}};
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let folder = tempfile::tempdir().unwrap();
+/// let ledger = SqliteLedger::new(embedded::open(folder.path()).await.unwrap());
+/// assert!(ledger.pause("demo").await.unwrap());
+/// # });
+/// ```
 #[derive(Clone, Debug)]
 pub struct SqliteLedger {
     pool: SqlitePool,

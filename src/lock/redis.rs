@@ -73,6 +73,16 @@ static HELD_FOR: LazyLock<Script> = LazyLock::new(|| Script::new("return redis.c
 ///
 /// The key `{namespace}:lock:<job>` holds the holder's token and is gone when the lock is free;
 /// `{namespace}:fence:<job>` holds the last fence and stays.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use apalis_janitor::{link::Link, lock::{Lock, LockKey, Token, redis::RedisLock}};
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let lock = RedisLock::new(Link::new("redis://127.0.0.1:6379", "janitor").unwrap());
+/// let fence = lock.acquire(&LockKey::job("demo"), &Token::random(), Duration::from_secs(30)).await.unwrap();
+/// assert!(fence.is_some());
+/// # });
+/// ```
 #[derive(Clone, Debug)]
 pub struct RedisLock {
     link: Link,

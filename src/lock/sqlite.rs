@@ -40,6 +40,17 @@ const UNLOCK: &str = "UPDATE lock SET token = NULL WHERE key = ?1 AND token IS N
 const HELD_FOR: &str = "SELECT until_ms - ?2 FROM lock WHERE key = ?1 AND token IS NOT NULL AND until_ms > ?2";
 
 /// A lock in a SQLite file that [`embedded::open`] opened.
+///
+/// ```
+/// use std::{sync::Arc, time::Duration};
+/// use apalis_janitor::{clock::SystemClock, embedded, lock::{Lock, LockKey, Token, sqlite::SqliteLock}};
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let folder = tempfile::tempdir().unwrap();
+/// let lock = SqliteLock::new(embedded::open(folder.path()).await.unwrap(), Arc::new(SystemClock));
+/// let fence = lock.acquire(&LockKey::job("demo"), &Token::random(), Duration::from_secs(30)).await.unwrap();
+/// assert!(fence.is_some());
+/// # });
+/// ```
 #[derive(Clone, Debug)]
 pub struct SqliteLock {
     pool: SqlitePool,

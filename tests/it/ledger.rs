@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use apalis_janitor::{
     embedded,
-    ledger::{Ledger, memory::MemoryLedger, redis::RedisLedger, sqlite::SqliteLedger},
+    ledger::{Ledger, REPORTS_MAX, memory::MemoryLedger, redis::RedisLedger, sqlite::SqliteLedger},
     ledger_conformance,
     link::Link,
     report::Report,
@@ -52,6 +52,16 @@ async fn a_redis_ledger_has_the_keys_that_other_programs_may_read() {
     assert_eq!(serde_json::from_str::<Report>(&stored).expect("one line of JSON"), report("1"));
     assert_eq!(server.cli(&["HGETALL", "{janitor}:success"]).await, "old-runs\n2026-11-20T03:00:00+00:00");
     assert_eq!(server.cli(&["SMEMBERS", "{janitor}:paused"]).await, "old-runs");
+}
+
+#[tokio::test]
+async fn a_redis_ledger_does_not_grow_beyond_its_most_reports() {
+    let (ledger, server) = over_redis().await;
+    let fill = "for _ = 1, ARGV[1] do redis.call('LPUSH', KEYS[1], '{}') end";
+    server.cli(&["EVAL", fill, "1", "{janitor}:reports:old-runs", &REPORTS_MAX.to_string()]).await;
+    ledger.record(&report("1")).await.expect("recorded");
+    assert_eq!(server.cli(&["LLEN", "{janitor}:reports:old-runs"]).await, REPORTS_MAX.to_string());
+    assert_eq!(ledger.reports("old-runs", usize::MAX).await.expect("an answer"), [report("1")]);
 }
 
 #[tokio::test]
