@@ -5,6 +5,7 @@
 
 mod check;
 mod delete;
+pub mod demo;
 mod loose;
 mod read;
 
