@@ -111,7 +111,6 @@ impl Janitor {
             Err(panic) => End::new(Outcome::Failed, format!("panic: {}", panic_text(&*panic)), Next::Settle),
         };
         let ended = Ended { next: end.next, report: execution.report(end) };
-        log(&ended.report);
         Ok(ended)
     }
 }
@@ -249,17 +248,4 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("of no text")
-}
-
-/// One line for each execution.
-fn log(report: &Report) {
-    let Report { job, mode, outcome, tick, fence, seconds, .. } = report;
-    let (planned, deleted) = (&report.planned, &report.deleted);
-    let tick = tick.map(|tick| tick.to_rfc3339());
-    let reason = report.reason.as_deref();
-    if matches!(outcome, Outcome::Failed | Outcome::Refused) {
-        tracing::error!(job, %mode, %outcome, reason, tick, fence, seconds, ?planned, ?deleted, "job ended");
-    } else {
-        tracing::info!(job, %mode, %outcome, reason, tick, fence, seconds, ?planned, ?deleted, "job ended");
-    }
 }

@@ -14,6 +14,8 @@ pub mod lock;
 pub mod queue;
 pub mod report;
 pub mod runs;
+pub mod worker;
 
 pub use execute::{Ask, Ended, Next};
 pub use janitor::{Janitor, RunError, UnknownJob};
+pub use worker::{handle, run_worker};

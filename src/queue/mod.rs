@@ -13,15 +13,21 @@ pub mod redis;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
-use std::{fmt::Debug, time::Duration};
+use std::{fmt::Debug, str::FromStr, time::Duration};
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 
 use crate::report::{Mode, Report};
 
 /// A wish that a job run. It names the job, the mode and the tick, and nothing else: what to delete, where and how old
 /// is said by the worker's own configuration.
+///
+/// ```
+/// use apalis_janitor::{queue::Request, report::Mode};
+/// let request = Request { job: "old-runs".to_owned(), mode: Mode::DryRun, tick: None };
+/// assert_eq!(serde_json::to_value(&request).unwrap()["mode"], "dry_run");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Request {
     /// The job's name.
@@ -32,6 +38,56 @@ pub struct Request {
     #[serde(default)]
     pub tick: Option<DateTime<Utc>>,
 }
+
+impl Request {
+    /// Reads an entry's fields. What they say beyond the request is left alone; the error says what is wrong with them.
+    pub(crate) fn read(fields: &[(String, String)]) -> Result<Self, String> {
+        // Any program can append: the reason quotes the entry, which may be of any length.
+        Self::parse(fields).map_err(|reason| reason.chars().take(REASON_MAX).collect())
+    }
+
+    fn parse(fields: &[(String, String)]) -> Result<Self, String> {
+        let one = |name: &str| {
+            let mut values = fields.iter().filter(|(field, _)| field == name).map(|(_, value)| value.as_str());
+            match (values.next(), values.next()) {
+                (value, None) => Ok(value),
+                (_, Some(_)) => Err(format!("the field {name:?} is there twice")),
+            }
+        };
+        let needed = |name: &str| match one(name)? {
+            Some(value) if !value.is_empty() => Ok(value),
+            Some(_) => Err(format!("the field {name:?} is empty")),
+            None => Err(format!("the field {name:?} is missing")),
+        };
+        let tick = one("tick")?.map(|text| match DateTime::parse_from_rfc3339(text) {
+            Ok(tick) => Ok(tick.to_utc()),
+            Err(error) => Err(format!("tick {text:?} is no RFC 3339 instant: {error}")),
+        });
+        let job = needed("job")?;
+        // Reports are kept by job: a name that no configuration can have should not become a key.
+        if job.len() > JOB_MAX_BYTES || job.chars().any(char::is_control) {
+            return Err(format!("job {job:?} is no name of a job"));
+        }
+        Ok(Self { job: job.to_owned(), mode: Mode::from_str(needed("mode")?)?, tick: tick.transpose()? })
+    }
+}
+
+/// An instant as it stands in messages: RFC 3339 in UTC.
+pub(crate) fn rfc3339(instant: DateTime<Utc>) -> String {
+    instant.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+}
+
+/// The longest name of a job, in bytes.
+const JOB_MAX_BYTES: usize = 200;
+
+/// The longest reason that quotes an entry, in characters.
+const REASON_MAX: usize = 300;
+
+/// How far ahead of the store's clock a tick may be.
+pub const AHEAD_MAX: Duration = Duration::from_mins(1);
+
+/// The most entries of the dead list; beyond it the oldest go.
+pub const DEAD_MAX: usize = 10_000;
 
 /// What became of a request that was enqueued.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +126,12 @@ pub enum Claim {
     /// A request to run.
     Run(Delivery),
     /// A request that was delivered `max_deliveries` times and never settled: bury it, do not run it.
-    Exhausted(Delivery),
+    Exhausted {
+        /// The last delivery, which was lost.
+        delivery: Delivery,
+        /// The consumer that had it.
+        last: String,
+    },
     /// An entry that is no request: bury it. The text says why.
     Unreadable {
         /// The entry's id.
@@ -104,7 +165,7 @@ pub struct Dead {
 pub struct Stats {
     /// Requests that no worker has.
     pub waiting: u64,
-    /// Requests that a worker has, or had until it died.
+    /// Requests that a worker has, or had until it died, and those that wait for another try.
     pub running: u64,
     /// Entries of the dead list.
     pub dead: u64,
@@ -133,13 +194,24 @@ pub enum QueueError {
     Full(u64),
 }
 
+impl QueueError {
+    /// The store did not answer, because of `source`.
+    pub fn unavailable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Unavailable(source.into())
+    }
+}
+
 /// A queue of requests. Each answer keeps the promises of the suite in `queue::conformance`.
 ///
-/// `me` is a consumer's name, unique for each start of a worker. What settles a delivery (`finish`, `retry`,
+/// `me` is a consumer's name, unique for each start of a worker. A claim may be dropped only with its consumer: what it was
+/// just given would be lost until the visibility ends. What settles a delivery (`finish`, `retry`,
 /// `hand_back`, `bury`) answers `false` where the delivery is no longer `me`'s, and then changes nothing.
 #[async_trait]
 pub trait Queue: Send + Sync + Debug {
-    /// Puts a request on the queue, or merges it with one for the same job and mode (with `key`: of the same key) that
+    /// How it behaves.
+    fn options(&self) -> QueueOptions;
+
+    /// Puts a request by hand (its tick is not kept) on the queue, or merges it with one for the same job and mode (with `key`: of the same key) that
     /// is still waiting. Ticks and manual requests never merge with each other.
     async fn enqueue(&self, request: &Request, key: Option<&str>) -> Result<Enqueued, QueueError>;
 
@@ -171,10 +243,14 @@ pub trait Queue: Send + Sync + Debug {
     /// Forgets the consumer `me`, unless it still has deliveries.
     async fn leave(&self, me: &str) -> Result<(), QueueError>;
 
+    /// Whether a request is still on the queue: it waits, or a worker has it. Once it is settled its report is there.
+    async fn has(&self, id: &str) -> Result<bool, QueueError>;
+
     /// Up to `limit` entries of the dead list, newest first.
     async fn dead(&self, limit: usize) -> Result<Vec<Dead>, QueueError>;
 
-    /// Puts a dead request back on the queue with no delivery counted; `false` where there is none of that id.
+    /// Puts a dead request back on the queue with no delivery counted; `false` where there is none of that id. It counts
+    /// as asked for by hand from then on, so that no newer tick takes its place.
     async fn dead_retry(&self, id: &str) -> Result<bool, QueueError>;
 
     /// Forgets a dead request; `false` where there is none of that id.
@@ -185,4 +261,38 @@ pub trait Queue: Send + Sync + Debug {
 
     /// The same queue over connections that share nothing with this one's, for a runtime of its own.
     fn again(&self) -> std::sync::Arc<dyn Queue>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(fields: &[(&str, &str)]) -> Result<Request, String> {
+        let owned: Vec<_> = fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Request::read(&owned)
+    }
+
+    #[test]
+    fn reads_what_any_program_can_write() {
+        let request = Request { job: "old-runs".to_owned(), mode: Mode::DryRun, tick: None };
+        assert_eq!(read(&[("job", "old-runs"), ("mode", "dry_run"), ("note", "x")]), Ok(request));
+    }
+
+    #[test]
+    fn reads_a_tick_in_any_zone() {
+        let request = read(&[("job", "a"), ("mode", "apply"), ("tick", "2026-11-20T04:00:00+01:00")]).unwrap();
+        assert_eq!(request.tick.map(rfc3339).as_deref(), Some("2026-11-20T03:00:00Z"));
+    }
+
+    #[test]
+    fn says_what_is_wrong_with_an_entry() {
+        assert_eq!(read(&[("mode", "apply")]).unwrap_err(), "the field \"job\" is missing");
+        assert_eq!(read(&[("job", ""), ("mode", "apply")]).unwrap_err(), "the field \"job\" is empty");
+        assert_eq!(read(&[("job", "a"), ("job", "b")]).unwrap_err(), "the field \"job\" is there twice");
+        assert!(read(&[("job", "a"), ("mode", "delete")]).unwrap_err().starts_with("mode \"delete\" is neither"));
+        assert!(read(&[("job", "a\nb"), ("mode", "apply")]).unwrap_err().ends_with("is no name of a job"));
+        assert!(read(&[("job", "a"), ("mode", &"x".repeat(5_000))]).unwrap_err().len() <= REASON_MAX);
+        assert!(read(&[("job", &"a".repeat(JOB_MAX_BYTES + 1)), ("mode", "apply")]).is_err());
+        assert!(read(&[("job", "a"), ("mode", "apply"), ("tick", "soon")]).unwrap_err().starts_with("tick \"soon\""));
+    }
 }

@@ -1,1 +1,385 @@
-//! Placeholder.
+//! The queue as a Redis stream with one consumer group; each change is one script.
+//!
+//! Any program can append `job` and `mode`. An entry stays on the stream until it is settled; who has it, since when and
+//! how often it was delivered is in the group's pending list, so a crash and an error count alike. A delivery that is
+//! given back stays there too, under the consumer `given-back`, and grows stale when it is due.
+
+use std::{
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use redis::{FromRedisValue, RedisError, Script, ScriptInvocation, aio::MultiplexedConnection};
+
+use super::{
+    AHEAD_MAX, Claim, DEAD_MAX, Dead, Delivery, Enqueued, Queue, QueueError, QueueOptions, Request, Stats, Ticked,
+    rfc3339,
+};
+use crate::{
+    ledger::REPORTS_MAX,
+    link::Link,
+    report::{Mode, Outcome, Report},
+};
+
+/// The consumer group of all workers.
+const GROUP: &str = "workers";
+/// A claim waits at most this long, or a sixth of the visibility where that is shorter.
+const BLOCK_MAX: Duration = Duration::from_secs(1);
+/// The shortest wait of a claim.
+const BLOCK_MIN: Duration = Duration::from_millis(50);
+/// A consumer that has said nothing for so long, and has nothing, is forgotten.
+const SILENT_MAX: Duration = Duration::from_mins(10);
+/// Merge keys whose entries were deleted by hand go after so long without a new one.
+const MERGE_TTL: Duration = Duration::from_hours(30 * 24);
+
+macro_rules! script {
+    ($name:ident, $file:literal) => {
+        static $name: LazyLock<Script> =
+            LazyLock::new(|| Script::new(concat!(include_str!("lua/common.lua"), "\n", include_str!($file))));
+    };
+}
+script!(ENQUEUE, "lua/enqueue.lua");
+script!(TICK, "lua/tick.lua");
+script!(CLAIM, "lua/claim.lua");
+script!(TOUCH, "lua/touch.lua");
+script!(SETTLE, "lua/settle.lua");
+script!(BACK, "lua/back.lua");
+script!(FORGET, "lua/forget.lua");
+script!(DEAD, "lua/dead.lua");
+script!(STATS, "lua/stats.lua");
+
+type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// The queue `default` of a namespace. Needs Redis 6.2 or newer.
+#[derive(Clone, Debug)]
+pub struct RedisQueue {
+    link: Link,
+    options: QueueOptions,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Connections on which nobody waits just now; a blocking read needs one of its own.
+    readers: Mutex<Vec<Reader>>,
+    /// Before this, nobody looks for stale deliveries again.
+    next_check: Mutex<Option<Instant>>,
+    /// Before this, nobody looks for silent consumers again.
+    next_forget: Mutex<Option<Instant>>,
+}
+
+struct Reader(MultiplexedConnection);
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reader")
+    }
+}
+
+impl RedisQueue {
+    /// The queue behind `link`; nothing connects before it is used.
+    #[must_use]
+    pub fn new(link: Link, options: QueueOptions) -> Self {
+        Self { link, options, shared: Arc::default() }
+    }
+
+    fn stream(&self) -> String {
+        self.link.key("queue:default")
+    }
+
+    fn dead_key(&self) -> String {
+        self.link.key("queue:default:dead")
+    }
+
+    /// A script with the keys and the argument that all of them begin with.
+    fn script(&self, script: &'static Script) -> ScriptInvocation<'static> {
+        let mut invocation = script.key(self.stream());
+        invocation.key(self.link.key("queue:default:merge")).arg(GROUP);
+        invocation
+    }
+
+    async fn call<T: FromRedisValue>(&self, invocation: &ScriptInvocation<'_>) -> Result<T, QueueError> {
+        self.link.invoke(invocation).await.map_err(QueueError::unavailable)
+    }
+
+    fn block(&self) -> Duration {
+        (self.options.visibility / 6).clamp(BLOCK_MIN, BLOCK_MAX)
+    }
+
+    async fn reader(&self) -> Result<Reader, RedisError> {
+        let idle = lock(&self.shared.readers).pop();
+        match idle {
+            Some(reader) => Ok(reader),
+            None => self.link.dedicated(self.block()).await.map(Reader),
+        }
+    }
+
+    /// Says once in a while that it is time, and sets when it is the next time.
+    fn is_time(at: &Mutex<Option<Instant>>, every: Duration) -> bool {
+        let mut next = lock(at);
+        let now = Instant::now();
+        let due = next.is_none_or(|next| now >= next);
+        if due {
+            *next = Some(now + every);
+        }
+        due
+    }
+
+    async fn claim_on(&self, reader: &mut Reader, me: &str, busy: bool) -> Result<Claim, RedisError> {
+        if Self::is_time(&self.shared.next_check, self.block()) {
+            let claim = self.claim_stale(reader, me, busy).await?;
+            if claim != Claim::Empty {
+                // Where there is one, there may be more.
+                *lock(&self.shared.next_check) = None;
+                return Ok(claim);
+            }
+        }
+        self.read_new(reader, me).await
+    }
+
+    async fn claim_stale(&self, reader: &mut Reader, me: &str, busy: bool) -> Result<Claim, RedisError> {
+        let mut script = self.script(&CLAIM);
+        script.arg(me).arg(millis(self.options.visibility)).arg(self.options.max_deliveries).arg(i32::from(busy));
+        let (kind, id, number, last, fields): (String, String, u32, String, Fields) =
+            script.invoke_async(&mut reader.0).await?;
+        Ok(match kind.as_str() {
+            "run" => delivered(id, &fields, number),
+            "exhausted" => match delivered(id, &fields, number) {
+                Claim::Run(delivery) => Claim::Exhausted { delivery, last },
+                unreadable => unreadable,
+            },
+            "later" => Claim::Later,
+            _ => Claim::Empty,
+        })
+    }
+
+    async fn read_new(&self, reader: &mut Reader, me: &str) -> Result<Claim, RedisError> {
+        type Reply = Option<Vec<(String, Vec<(String, Fields)>)>>;
+        let reply: Result<Reply, RedisError> = redis::cmd("XREADGROUP")
+            .arg(&["GROUP", GROUP, me, "COUNT", "1", "BLOCK"])
+            .arg(millis(self.block()))
+            .arg("STREAMS")
+            .arg(self.stream())
+            .arg(">")
+            .query_async(&mut reader.0)
+            .await;
+        match reply {
+            Ok(streams) => {
+                let entry = streams.and_then(|mut streams| streams.pop()?.1.pop());
+                Ok(entry.map_or(Claim::Empty, |(id, fields)| delivered(id, &fields, 1)))
+            }
+            // The stream was flushed meanwhile: the next check makes its group again.
+            Err(error) if is_group_missing(&error) => {
+                *lock(&self.shared.next_check) = None;
+                Ok(Claim::Empty)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn settle(&self, me: &str, id: &str, reason: &str, report: Option<&Report>) -> Result<bool, QueueError> {
+        let body = report.map(serde_json::to_string).transpose().map_err(QueueError::unavailable)?.unwrap_or_default();
+        let job = report.map_or("", |report| report.job.as_str());
+        let success = report.filter(|report| report.outcome == Outcome::Done && report.mode == Mode::Apply);
+        let mut script = self.script(&SETTLE);
+        script.key(self.dead_key()).key(self.link.key(&format!("reports:{job}"))).key(self.link.key("success"));
+        script.arg(me).arg(id).arg(reason).arg(DEAD_MAX).arg(body).arg(REPORTS_MAX).arg(job);
+        script.arg(success.map(|report| rfc3339(report.started_at)).unwrap_or_default());
+        self.call(&script).await
+    }
+
+    async fn give_back(&self, me: &str, id: &str, pause: Duration, uncount: bool) -> Result<bool, QueueError> {
+        let idle = self.options.visibility.saturating_sub(pause);
+        let mut script = self.script(&BACK);
+        script.arg(me).arg(id).arg(millis(idle)).arg(i32::from(uncount));
+        self.call(&script).await
+    }
+
+    async fn take_dead(&self, id: &str, again: bool) -> Result<bool, QueueError> {
+        let mut script = self.script(&DEAD);
+        script.key(self.dead_key()).arg(id).arg(i32::from(again));
+        self.call(&script).await
+    }
+}
+
+#[async_trait]
+impl Queue for RedisQueue {
+    fn options(&self) -> QueueOptions {
+        self.options
+    }
+
+    async fn enqueue(&self, request: &Request, key: Option<&str>) -> Result<Enqueued, QueueError> {
+        let mode = request.mode.as_str();
+        let merge = key.map(|key| format!("key:{mode}:{}:{key}", request.job)).unwrap_or_default();
+        let mut script = self.script(&ENQUEUE);
+        script.arg(self.options.backlog_max).arg(&request.job).arg(mode).arg(merge).arg(millis(MERGE_TTL));
+        let (kind, id): (String, String) = self.call(&script).await?;
+        match kind.as_str() {
+            "new" => Ok(Enqueued::New(id)),
+            "merged" => Ok(Enqueued::Merged(id)),
+            _ => Err(full(&id)),
+        }
+    }
+
+    async fn tick(&self, request: &Request) -> Result<Ticked, QueueError> {
+        let tick = request.tick.ok_or_else(|| QueueError::unavailable("a request without a tick is no tick"))?;
+        let mut script = self.script(&TICK);
+        script.key(self.link.key("ticks"));
+        script.arg(self.options.backlog_max).arg(&request.job).arg(request.mode.as_str());
+        script.arg(rfc3339(tick)).arg(tick.timestamp_millis()).arg(millis(AHEAD_MAX));
+        let (kind, id): (String, String) = self.call(&script).await?;
+        match kind.as_str() {
+            "new" => Ok(Ticked::New(id)),
+            "old" => Ok(Ticked::Old),
+            "ahead" => Ok(Ticked::Ahead),
+            _ => Err(full(&id)),
+        }
+    }
+
+    async fn last_tick(&self, job: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, QueueError> {
+        let ticks = self.link.key("ticks");
+        let mut pipe = redis::pipe();
+        pipe.atomic().hset_nx(&ticks, job, now.timestamp_millis()).ignore().hget(&ticks, job);
+        let mut connection = self.link.get().await.map_err(QueueError::unavailable)?;
+        let (last,): (i64,) = pipe.query_async(&mut connection).await.map_err(QueueError::unavailable)?;
+        DateTime::from_timestamp_millis(last)
+            .ok_or_else(|| QueueError::unavailable(format!("the last tick of {job:?} is no instant: {last}")))
+    }
+
+    async fn claim(&self, me: &str, busy: bool) -> Result<Claim, QueueError> {
+        if Self::is_time(&self.shared.next_forget, SILENT_MAX) {
+            self.leave("").await?;
+        }
+        let claimed = async {
+            let mut reader = self.reader().await?;
+            let claim = self.claim_on(&mut reader, me, busy).await?;
+            lock(&self.shared.readers).push(reader);
+            Ok(claim)
+        };
+        claimed.await.map_err(|error: RedisError| {
+            // After an outage the owners speak first: what looks stale may still run.
+            *lock(&self.shared.next_check) = Some(Instant::now() + self.options.visibility / 3);
+            QueueError::unavailable(error)
+        })
+    }
+
+    async fn touch(&self, me: &str, ids: &[String]) -> Result<Vec<String>, QueueError> {
+        let mut script = self.script(&TOUCH);
+        script.arg(me).arg(ids);
+        self.call(&script).await
+    }
+
+    async fn finish(&self, me: &str, id: &str, report: &Report) -> Result<bool, QueueError> {
+        self.settle(me, id, "", Some(report)).await
+    }
+
+    async fn retry(&self, me: &str, id: &str, pause: Duration) -> Result<bool, QueueError> {
+        self.give_back(me, id, pause, false).await
+    }
+
+    async fn hand_back(&self, me: &str, id: &str) -> Result<bool, QueueError> {
+        self.give_back(me, id, Duration::ZERO, true).await
+    }
+
+    async fn bury(&self, me: &str, id: &str, reason: &str, report: Option<&Report>) -> Result<bool, QueueError> {
+        let reason = if reason.is_empty() { "no reason given" } else { reason };
+        self.settle(me, id, reason, report).await
+    }
+
+    async fn leave(&self, me: &str) -> Result<(), QueueError> {
+        let mut script = self.script(&FORGET);
+        script.arg(me).arg(millis(SILENT_MAX));
+        self.call(&script).await
+    }
+
+    async fn has(&self, id: &str) -> Result<bool, QueueError> {
+        let mut connection = self.link.get().await.map_err(QueueError::unavailable)?;
+        let entries: Vec<redis::Value> = redis::cmd("XRANGE")
+            .arg(self.stream())
+            .arg(&[id, id])
+            .query_async(&mut connection)
+            .await
+            .map_err(QueueError::unavailable)?;
+        Ok(!entries.is_empty())
+    }
+
+    async fn dead(&self, limit: usize) -> Result<Vec<Dead>, QueueError> {
+        let mut connection = self.link.get().await.map_err(QueueError::unavailable)?;
+        let entries: Vec<(String, Fields)> = redis::cmd("XREVRANGE")
+            .arg(self.dead_key())
+            .arg(&["+", "-", "COUNT"])
+            .arg(limit)
+            .query_async(&mut connection)
+            .await
+            .map_err(QueueError::unavailable)?;
+        entries.into_iter().map(|(at, fields)| dead_entry(&at, &fields)).collect()
+    }
+
+    async fn dead_retry(&self, id: &str) -> Result<bool, QueueError> {
+        self.take_dead(id, true).await
+    }
+
+    async fn dead_drop(&self, id: &str) -> Result<bool, QueueError> {
+        self.take_dead(id, false).await
+    }
+
+    async fn stats(&self) -> Result<Stats, QueueError> {
+        let mut script = self.script(&STATS);
+        script.key(self.dead_key());
+        let (waiting, running, dead) = self.call(&script).await?;
+        Ok(Stats { waiting, running, dead })
+    }
+
+    fn again(&self) -> Arc<dyn Queue> {
+        Arc::new(Self::new(self.link.again(), self.options))
+    }
+}
+
+fn delivered(id: String, fields: &Fields, number: u32) -> Claim {
+    match Request::read(&text(fields)) {
+        Ok(request) => Claim::Run(Delivery { id, request, number }),
+        Err(reason) => Claim::Unreadable { id, reason },
+    }
+}
+
+/// The fields as text; bytes that are none cannot make a name that we know.
+fn text(fields: &Fields) -> Vec<(String, String)> {
+    let one = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
+    fields.iter().map(|(name, value)| (one(name), one(value))).collect()
+}
+
+/// Reads an entry of the dead list, which begins with `id`, `reason` and `deliveries`.
+fn dead_entry(at: &str, fields: &Fields) -> Result<Dead, QueueError> {
+    let unreadable = || QueueError::unavailable(format!("the dead list's entry {at} is not ours"));
+    let mut fields = text(fields);
+    let original = if fields.len() < 3 { return Err(unreadable()) } else { fields.split_off(3) };
+    let [id, reason, deliveries] = <[(String, String); 3]>::try_from(fields).map_err(|_| unreadable())?;
+    let millis = at.split_once('-').and_then(|(millis, _)| millis.parse().ok());
+    Ok(Dead {
+        id: id.1,
+        reason: reason.1,
+        deliveries: deliveries.1.parse().map_err(|_| unreadable())?,
+        at: millis.and_then(DateTime::from_timestamp_millis).ok_or_else(unreadable)?,
+        fields: original,
+    })
+}
+
+fn full(waiting: &str) -> QueueError {
+    QueueError::Full(waiting.parse().unwrap_or_default())
+}
+
+/// Redis says NOGROUP, or that there is no such key, depending on its version and on what was lost.
+fn is_group_missing(error: &RedisError) -> bool {
+    error.code() == Some("NOGROUP") || error.to_string().contains("NOGROUP")
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // The guarded values are plain: a panic elsewhere cannot leave them half written.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

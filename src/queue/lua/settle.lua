@@ -1,0 +1,25 @@
+-- Ends a delivery: its request is gone, or on the dead list where there is a reason; its report is in the ledger.
+-- KEYS stream merge dead reports success | ARGV group me id reason dead_max report reports_max job success_at
+-- An empty reason, report or success_at means none.
+local FIELDS_MAX = 64
+local id, reason, report = ARGV[3], ARGV[4], ARGV[6]
+local mine = owned(id, ARGV[2])
+if not mine then
+  -- The same settling sent twice, because the first answer got lost, is still a success.
+  if report ~= '' and redis.call('LPOS', KEYS[4], report, 'MAXLEN', 100) then return 1 end
+  return 0
+end
+if reason ~= '' then
+  local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
+  local fields = entry and entry[2] or {}
+  -- Any program can append: an entry may have more fields than Lua can pass on.
+  redis.call('XADD', KEYS[3], 'MAXLEN', ARGV[5], '*', 'id', id, 'reason', reason, 'deliveries', mine[4],
+    unpack(fields, 1, math.min(#fields, FIELDS_MAX)))
+end
+if report ~= '' then
+  redis.call('LPUSH', KEYS[4], report)
+  redis.call('LTRIM', KEYS[4], 0, ARGV[7] - 1)
+  if ARGV[9] ~= '' then redis.call('HSET', KEYS[5], ARGV[8], ARGV[9]) end
+end
+remove(id)
+return 1

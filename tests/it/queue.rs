@@ -1,0 +1,99 @@
+//! The queue's suite on a real Redis and on a real `SQLite` file.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::sync::Arc;
+
+use apalis_janitor::{
+    clock::SystemClock,
+    embedded,
+    link::Link,
+    queue::{Queue, QueueOptions, conformance::World, redis::RedisQueue, sqlite::SqliteQueue},
+    queue_conformance,
+    report::Report,
+};
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use sqlx::SqlitePool;
+use tempfile::TempDir;
+
+use crate::redis::RedisServer;
+
+/// A Redis of one's own.
+pub struct RedisWorld {
+    pub server: RedisServer,
+}
+
+impl RedisWorld {
+    async fn start() -> Self {
+        Self { server: RedisServer::start().await }
+    }
+}
+
+#[async_trait]
+impl World for RedisWorld {
+    fn queue(&self, options: QueueOptions) -> Arc<dyn Queue> {
+        Arc::new(RedisQueue::new(Link::new(&self.server.url(), "janitor").unwrap(), options))
+    }
+
+    async fn append(&self, fields: &[(&str, &str)]) {
+        let mut command = vec!["XADD", "{janitor}:queue:default", "*"];
+        command.extend(fields.iter().flat_map(|(name, value)| [*name, *value]));
+        self.server.cli(&command).await;
+    }
+
+    async fn reports(&self, job: &str) -> Vec<Report> {
+        let bodies = self.server.cli(&["LRANGE", &format!("{{janitor}}:reports:{job}"), "0", "-1"]).await;
+        bodies.lines().filter(|line| !line.is_empty()).map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    async fn success(&self, job: &str) -> Option<DateTime<Utc>> {
+        let at = self.server.cli(&["HGET", "{janitor}:success", job]).await;
+        if at.is_empty() { None } else { Some(at.parse().unwrap()) }
+    }
+}
+
+/// A file of one's own.
+pub struct SqliteWorld {
+    pool: SqlitePool,
+    _folder: TempDir,
+}
+
+impl SqliteWorld {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self { pool: embedded::open(folder.path()).await.unwrap(), _folder: folder }
+    }
+}
+
+#[async_trait]
+impl World for SqliteWorld {
+    fn queue(&self, options: QueueOptions) -> Arc<dyn Queue> {
+        Arc::new(SqliteQueue::new(self.pool.clone(), options, Arc::new(SystemClock)))
+    }
+
+    async fn append(&self, fields: &[(&str, &str)]) {
+        let value = |name: &str| fields.iter().find(|field| field.0 == name).unwrap().1;
+        sqlx::query("INSERT INTO request (job, mode) VALUES (?, ?)")
+            .bind(value("job"))
+            .bind(value("mode"))
+            .execute(&self.pool)
+            .await
+            .unwrap();
+    }
+
+    async fn reports(&self, job: &str) -> Vec<Report> {
+        let newest = "SELECT body FROM report WHERE job = ? ORDER BY rowid DESC";
+        let bodies: Vec<String> = sqlx::query_scalar(newest).bind(job).fetch_all(&self.pool).await.unwrap();
+        bodies.iter().map(|body| serde_json::from_str(body).unwrap()).collect()
+    }
+
+    async fn success(&self, job: &str) -> Option<DateTime<Utc>> {
+        let at = "SELECT at FROM success WHERE job = ?";
+        let at: Option<String> = sqlx::query_scalar(at).bind(job).fetch_optional(&self.pool).await.unwrap();
+        at.map(|at| at.parse().unwrap())
+    }
+}
+
+queue_conformance!(on_redis, RedisWorld::start().await);
+queue_conformance!(on_sqlite, SqliteWorld::start().await);
