@@ -111,6 +111,7 @@ impl Janitor {
             Err(panic) => End::new(Outcome::Failed, format!("panic: {}", panic_text(&*panic)), Next::Settle),
         };
         let ended = Ended { next: end.next, report: execution.report(end) };
+        self.metrics().observe(&ended.report);
         Ok(ended)
     }
 }
@@ -187,7 +188,10 @@ impl Execution<'_> {
             items: config.run_limit.map(std::num::NonZeroU64::get),
             time: config.time_limit,
         };
-        walk(&mut job, leave, limits, self.ask.watch, self.ask.stop, &mut self.tally).await
+        let swept = walk(&mut job, leave, limits, self.ask.watch, self.ask.stop, &mut self.tally).await;
+        let is_all_gone = matches!((&swept, leave), (Ok(Stopped::AtTheEnd), Leave::Apply(_)));
+        self.janitor.metrics().set_oldest_due(&self.job.name, if is_all_gone { None } else { job.oldest_due() });
+        swept
     }
 
     fn end(&self, swept: Result<Stopped, JobError>) -> End {

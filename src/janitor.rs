@@ -11,6 +11,7 @@ use crate::{
     jobs::Narrow,
     ledger::{Ledger, LedgerError},
     lock::Lock,
+    metrics::Metrics,
     queue::{Enqueued, Queue, QueueError, Request},
     report::{Mode, Report},
     runs::{self, RunStore, StoreError},
@@ -28,6 +29,7 @@ struct Parts {
     ledger: Arc<dyn Ledger>,
     clock: Arc<dyn Clock>,
     stores: HashMap<String, Arc<dyn RunStore>>,
+    metrics: Metrics,
 }
 
 /// No job of that name is configured here.
@@ -75,7 +77,7 @@ impl Janitor {
         ledger: Arc<dyn Ledger>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self(Arc::new(Parts { config, queue, lock, ledger, clock, stores: HashMap::new() }))
+        Self(Arc::new(Parts { config, queue, lock, ledger, clock, stores: HashMap::new(), metrics: Metrics::default() }))
     }
 
     /// The configuration.
@@ -108,12 +110,18 @@ impl Janitor {
         &self.0.clock
     }
 
+    /// What the executions of this process count into.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
     /// Uses `store` for `job` instead of the one that the configuration names: a store of the program's own.
     #[must_use]
     pub fn with_store(self, job: &str, store: Arc<dyn RunStore>) -> Self {
         let mut stores = self.0.stores.clone();
         stores.insert(job.to_owned(), store);
-        let Parts { config, queue, lock, ledger, clock, .. } = &*self.0;
+        let Parts { config, queue, lock, ledger, clock, metrics, .. } = &*self.0;
         let parts = Parts {
             config: config.clone(),
             queue: Arc::clone(queue),
@@ -121,6 +129,7 @@ impl Janitor {
             ledger: Arc::clone(ledger),
             clock: Arc::clone(clock),
             stores,
+            metrics: metrics.clone(),
         };
         Self(Arc::new(parts))
     }

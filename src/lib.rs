@@ -1,5 +1,6 @@
 //! Retention and orphan sweeps for task-queue clusters, as an apalis worker.
 
+pub mod beat;
 pub mod clock;
 pub mod config;
 #[cfg(feature = "sqlite")]
@@ -11,6 +12,7 @@ pub mod ledger;
 #[cfg(feature = "redis")]
 pub mod link;
 pub mod lock;
+pub mod metrics;
 pub mod queue;
 pub mod report;
 pub mod runs;

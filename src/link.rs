@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use deadpool_redis::{Pool, PoolConfig, Runtime};
-use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult, ScriptInvocation, aio::MultiplexedConnection};
+use chrono::{DateTime, Utc};
+use deadpool_redis::{Manager, Pool, Runtime};
+use redis::{
+    AsyncConnectionConfig, Client, ErrorKind, RedisError, RedisResult, ScriptInvocation, aio::MultiplexedConnection,
+};
 
 /// How long a connection may take to come up.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
@@ -12,7 +15,87 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// The most pooled connections of a process.
 const POOL_MAX: usize = 8;
 
+/// The oldest version that has what the queue needs.
+const OLDEST: (u32, u32) = (6, 2);
+
+/// What is wrong with a Redis. It names the place, and never the password.
+///
+/// ```
+/// # use apalis_janitor::link::Link;
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let link = Link::new("redis://:secret@127.0.0.1:1", "janitor").unwrap();
+/// assert_eq!(link.probe().await.unwrap_err().to_string(), "redis 127.0.0.1:1: does not answer");
+/// # });
+/// ```
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LinkError {
+    /// The URL is none that a Redis can have.
+    #[error("redis: invalid URL")]
+    Url(#[source] RedisError),
+    /// Nothing is there, or it stopped to answer.
+    #[error("redis {place}: does not answer")]
+    Silent {
+        /// Its host and port.
+        place: String,
+        /// Why.
+        source: RedisError,
+    },
+    /// It wants another user name or password, or wants one at all.
+    #[error("redis {place}: login refused")]
+    Login {
+        /// Its host and port.
+        place: String,
+        /// What it says.
+        source: RedisError,
+    },
+    /// Something else than a Redis listens there.
+    #[error("redis {place}: what answers there is not a Redis")]
+    NotRedis {
+        /// Its host and port.
+        place: String,
+        /// What is odd about its answer.
+        source: RedisError,
+    },
+    /// It lacks commands that the queue needs.
+    #[error("redis {place}: version {version} is too old, 6.2 or newer is needed")]
+    TooOld {
+        /// Its host and port.
+        place: String,
+        /// What it says that it is.
+        version: String,
+    },
+    /// It answered, and would not do it.
+    #[error("redis {place}: refused")]
+    Refused {
+        /// Its host and port.
+        place: String,
+        /// What it says.
+        source: RedisError,
+    },
+}
+
+/// What a Redis tells of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// Its version, such as `7.0.15`.
+    pub version: String,
+    /// What it does when its memory is full (`maxmemory-policy`), where it tells. Anything but `noeviction` may forget
+    /// locks and requests.
+    pub eviction: Option<String>,
+    /// Its clock.
+    pub now: DateTime<Utc>,
+}
+
 /// Where Redis is, and under which keys.
+///
+/// ```
+/// use apalis_janitor::link::Link;
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let link = Link::new("redis://:secret@127.0.0.1:6379", "janitor").unwrap();
+/// assert_eq!((link.place(), link.key("paused")), ("127.0.0.1:6379".to_owned(), "{janitor}:paused".to_owned()));
+/// # });
+/// ```
 #[derive(Clone)]
 pub struct Link {
     client: Client,
@@ -23,42 +106,70 @@ pub struct Link {
 impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // The URL may hold a password.
-        f.debug_struct("Link").field("namespace", &self.namespace).finish_non_exhaustive()
+        f.debug_struct("Link").field("place", &self.place()).field("namespace", &self.namespace).finish_non_exhaustive()
     }
 }
 
 impl Link {
     /// A link to the server of `url` (`redis://` or `rediss://`); nothing connects before it is used.
-    pub fn new(url: &str, namespace: &str) -> RedisResult<Self> {
+    ///
+    /// # Errors
+    /// [`LinkError::Url`], which does not show the URL.
+    pub fn new(url: &str, namespace: &str) -> Result<Self, LinkError> {
         // The first call decides for the process; a provider that the program chose before is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::open(url)?;
-        let config = deadpool_redis::Config {
-            pool: Some(PoolConfig { max_size: POOL_MAX, timeouts: timeouts(), ..PoolConfig::default() }),
-            ..deadpool_redis::Config::from_url(url)
-        };
-        let pool = config
-            .create_pool(Some(Runtime::Tokio1))
-            .map_err(|error| RedisError::from((redis::ErrorKind::InvalidClientConfig, "pool", error.to_string())))?;
-        Ok(Self { client, pool, namespace: namespace.to_owned() })
+        let client = Client::open(url).map_err(LinkError::Url)?;
+        Ok(Self { pool: pool(&client, POOL_MAX), client, namespace: namespace.to_owned() })
     }
 
     /// The same place with nothing shared: a pooled connection belongs to the runtime that made it.
+    #[must_use]
     pub fn again(&self) -> Self {
-        let url = self.client.get_connection_info().clone();
-        let config = deadpool_redis::Config {
-            url: None,
-            connection: Some(url.into()),
-            pool: Some(PoolConfig { max_size: 1, timeouts: timeouts(), ..PoolConfig::default() }),
-            ..deadpool_redis::Config::default()
-        };
-        let pool = config.create_pool(Some(Runtime::Tokio1)).expect("the same configuration made a pool before");
-        Self { client: self.client.clone(), pool, namespace: self.namespace.clone() }
+        Self { client: self.client.clone(), pool: pool(&self.client, 1), namespace: self.namespace.clone() }
     }
 
     /// The key `{namespace}:what`. The braces put all our keys into one slot of a cluster.
+    #[must_use]
     pub fn key(&self, what: &str) -> String {
         format!("{{{}}}:{what}", self.namespace)
+    }
+
+    /// The server's host and port, for messages.
+    #[must_use]
+    pub fn place(&self) -> String {
+        self.client.get_connection_info().addr().to_string()
+    }
+
+    /// Asks the server what it is, and whether it will do.
+    ///
+    /// # Errors
+    /// Any [`LinkError`] but [`LinkError::Url`].
+    pub async fn probe(&self) -> Result<Probe, LinkError> {
+        // One after the other: the errors of a pipeline do not say what kind they are.
+        let answers: RedisResult<_> = async {
+            let mut connection = self.get().await?;
+            let pong: String = redis::cmd("PING").query_async(&mut connection).await?;
+            let info: String = redis::cmd("INFO").query_async(&mut connection).await?;
+            let time: (i64, u32) = redis::cmd("TIME").query_async(&mut connection).await?;
+            Ok((pong, info, time))
+        }
+        .await;
+        let (pong, info, time) = answers.map_err(|error| self.explain(error))?;
+        judge(&self.place(), &pong, &info, time)
+    }
+
+    /// What `error`, which came over this link, means.
+    #[must_use]
+    pub fn explain(&self, error: RedisError) -> LinkError {
+        let place = self.place();
+        match (error.kind(), error.code()) {
+            (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS")) => {
+                LinkError::Login { place, source: error }
+            }
+            (ErrorKind::Parse, _) => LinkError::NotRedis { place, source: error },
+            (ErrorKind::Io, _) => LinkError::Silent { place, source: error },
+            _ => LinkError::Refused { place, source: error },
+        }
     }
 
     /// A pooled connection.
@@ -76,13 +187,85 @@ impl Link {
 
     /// A connection of one's own, on which an answer may take `block` longer.
     pub async fn dedicated(&self, block: Duration) -> RedisResult<MultiplexedConnection> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_MAX))
-            .set_response_timeout(Some(ANSWER_MAX + block));
-        self.client.get_multiplexed_async_connection_with_config(&config).await
+        self.client.get_multiplexed_async_connection_with_config(&connection(block)).await
     }
 }
 
-fn timeouts() -> deadpool_redis::Timeouts {
-    deadpool_redis::Timeouts { wait: Some(ANSWER_MAX), create: Some(CONNECT_MAX), recycle: Some(CONNECT_MAX) }
+/// Whether a server that answers so to PING, INFO and TIME will do.
+fn judge(place: &str, pong: &str, info: &str, (seconds, micros): (i64, u32)) -> Result<Probe, LinkError> {
+    let place = place.to_owned();
+    let now = DateTime::from_timestamp(seconds, micros.saturating_mul(1_000));
+    let (Some(version), Some(now), "PONG") = (field(info, "redis_version"), now, pong) else {
+        let source = RedisError::from((ErrorKind::UnexpectedReturnType, "no PONG, no version or no time"));
+        return Err(LinkError::NotRedis { place, source });
+    };
+    let version = version.to_owned();
+    if release(&version).is_none_or(|release| release < OLDEST) {
+        return Err(LinkError::TooOld { place, version });
+    }
+    Ok(Probe { version, eviction: field(info, "maxmemory_policy").map(str::to_owned), now })
+}
+
+/// A line `name:value` of the answer to INFO.
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+}
+
+/// The first two numbers of a version.
+fn release(version: &str) -> Option<(u32, u32)> {
+    let mut numbers = version.split('.').map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+fn pool(client: &Client, max_size: usize) -> Pool {
+    let manager = Manager::new_with_config(client.get_connection_info().clone(), connection(Duration::ZERO))
+        .expect("a client was made of the same address before");
+    Pool::builder(manager)
+        .max_size(max_size)
+        .wait_timeout(Some(ANSWER_MAX))
+        .create_timeout(Some(CONNECT_MAX))
+        .recycle_timeout(Some(CONNECT_MAX))
+        .runtime(Runtime::Tokio1)
+        .build()
+        .expect("a pool with timeouts has a runtime")
+}
+
+/// How a connection behaves on which an answer may take `block` longer.
+fn connection(block: Duration) -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_MAX))
+        .set_response_timeout(Some(ANSWER_MAX + block))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_a_version_before_the_oldest_that_will_do() {
+        for (version, good) in [("6.2.0", true), ("6.1.99", false), ("7.0.15", true), ("10.0", true), ("x", false)] {
+            let judged = judge("h:1", "PONG", &format!("redis_version:{version}\r\n"), (1_795_147_200, 5));
+            match judged {
+                Ok(probe) => assert_eq!((probe.version.as_str(), good), (version, true)),
+                Err(error) => {
+                    assert!(!good, "{version}");
+                    let told = format!("redis h:1: version {version} is too old, 6.2 or newer is needed");
+                    assert_eq!(error.to_string(), told);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn takes_what_has_no_version_for_something_else_than_a_redis() {
+        let error = judge("h:1", "PONG", "", (1_795_147_200, 5)).expect_err("no version");
+        assert_eq!(error.to_string(), "redis h:1: what answers there is not a Redis");
+    }
+
+    #[test]
+    fn reads_a_field_of_info_by_its_whole_name() {
+        let info = "# Server\r\nredis_version_old:1\r\nredis_version:7.0.15\r\n";
+        assert_eq!(field(info, "redis_version"), Some("7.0.15"));
+        assert_eq!(field(info, "redis_mode"), None);
+    }
 }

@@ -3,11 +3,25 @@
 //! A [`Config`] that exists is valid: every value has been checked, every default filled in. It is made by
 //! [`Config::load`] from `janitor.toml`, where unknown keys are errors and all errors are reported at once.
 
+mod errors;
+mod expand;
+mod job;
+mod load;
+mod reader;
+mod scalar;
+mod schedule;
+mod secrets;
+mod template;
+mod urls;
 mod values;
 
 use std::{collections::BTreeMap, num::NonZeroU64, path::PathBuf, time::Duration};
 
-pub use values::*;
+pub use errors::{ConfigError, ConfigErrors, ConfigWarning};
+pub use schedule::Schedule;
+pub use template::TEMPLATE;
+pub use urls::{SecretUrl, StoreUrl};
+pub use values::{BatchSize, RetentionDays};
 
 /// A validated `janitor.toml`.
 #[derive(Clone, Debug)]
@@ -24,6 +38,8 @@ pub struct Config {
     pub metrics: Option<MetricsConfig>,
     /// The jobs by name.
     pub jobs: BTreeMap<String, JobConfig>,
+    /// What is valid, and probably not meant.
+    pub warnings: Vec<ConfigWarning>,
 }
 
 /// `[redis]`.
@@ -50,6 +66,19 @@ pub struct WorkerConfig {
     pub drain: Duration,
     /// The host's name; default the machine's.
     pub host: String,
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self {
+            concurrency: 2,
+            lock_ttl: Duration::from_secs(30),
+            visibility: Duration::from_mins(1),
+            max_deliveries: 3,
+            drain: Duration::from_secs(25),
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        }
+    }
 }
 
 /// `[metrics]`.

@@ -1,10 +1,6 @@
 //! Values that cannot be wrong: each is checked where it is made.
 
-use std::{
-    fmt::{self, Debug, Display},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{ops::RangeInclusive, time::Duration};
 
 /// How many whole days an ended run stays: 1 to 36,500.
 ///
@@ -24,8 +20,12 @@ impl RetentionDays {
     pub fn new(days: i64) -> Result<Self, String> {
         match u16::try_from(days) {
             Ok(whole) if (1..=Self::MAX).contains(&days) => Ok(Self(whole)),
-            _ => Err(format!("must be a whole number of days from 1 to {}; leave it out to keep for ever", Self::MAX)),
+            _ => Err(Self::rule()),
         }
+    }
+
+    pub(super) fn rule() -> String {
+        format!("must be a whole number of days from 1 to {}; leave it out to keep for ever", Self::MAX)
     }
 
     /// The number of days.
@@ -64,72 +64,70 @@ impl Default for BatchSize {
     }
 }
 
-/// A URL that may hold a password; it is never shown whole.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SecretUrl(String);
+/// What a duration must be.
+const DURATION_RULE: &str =
+    "must be a whole number with a unit (ms, s, m, h, d, w), such as \"90s\", \"15m\" or \"7d\"";
 
-impl SecretUrl {
-    /// Wraps a URL.
-    pub fn new(url: impl Into<String>) -> Self {
-        Self(url.into())
-    }
-
-    /// The URL with its password, for the client that connects.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
+/// Reads `250ms`, `90s`, `15m`, `1h`, `7d` or `2w`; the error is the rule that it breaks.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let refused = || DURATION_RULE.to_owned();
+    let digits_end = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(refused)?;
+    let number: u64 = text[..digits_end].parse().map_err(|_| refused())?;
+    let millis: u64 = match &text[digits_end..] {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        "w" => 604_800_000,
+        // A month and a year have no fixed length.
+        "M" | "mo" | "y" => return Err(format!("{DURATION_RULE}; there are no months or years")),
+        _ => return Err(refused()),
+    };
+    number.checked_mul(millis).map(Duration::from_millis).ok_or_else(refused)
 }
 
-impl Display for SecretUrl {
-    /// The URL with its password as `***`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some((scheme, rest)) = self.0.split_once("://") else { return f.write_str(&self.0) };
-        let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-        // A password may hold an unescaped slash or `@`: the last `@` before any query ends it.
-        let head_end = rest.find(['?', '#']).unwrap_or(rest.len());
-        let at = rest[..head_end].rfind('@').or_else(|| rest[..authority_end].rfind('@'));
-        match at.and_then(|at| rest[..at].split_once(':').map(|(user, _)| (user, &rest[at..]))) {
-            Some((user, tail)) => write!(f, "{scheme}://{user}:***{tail}"),
-            None => f.write_str(&self.0),
-        }
-    }
-}
-
-impl Debug for SecretUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Display::fmt(self, f)
+/// A duration as it would be written, in the largest unit that leaves no rest.
+fn written(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)];
+    match units.into_iter().find(|(_, length)| millis >= *length && millis.is_multiple_of(*length)) {
+        Some((unit, length)) => format!("{}{unit}", millis / length),
+        None if millis == 0 => "0s".to_owned(),
+        None => format!("{millis}ms"),
     }
 }
 
-/// A store of runs, as configured.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StoreUrl {
-    /// `memory:`, for tests and the demo only.
-    Memory,
-    /// `sqlite:///abs` or `sqlite:rel`, made absolute.
-    Sqlite(PathBuf),
-}
-
-impl Display for StoreUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Memory => f.write_str("memory:"),
-            Self::Sqlite(path) => write!(f, "sqlite://{}", path.display()),
-        }
+/// Reads a duration within a range; the error is the rule that it breaks.
+pub(super) fn duration_within(text: &str, range: &RangeInclusive<Duration>) -> Result<Duration, String> {
+    match duration(text)? {
+        within if range.contains(&within) => Ok(within),
+        _ => Err(format!("must be from {} to {}", written(*range.start()), written(*range.end()))),
     }
 }
 
-/// When a job's ticks are.
-#[derive(Clone, Debug)]
-pub enum Schedule {
-    /// A cron expression of five fields, or `@daily` and its kin.
-    Cron {
-        /// The expression as it was written.
-        text: String,
-        /// The expression, parsed.
-        cron: Box<croner::Cron>,
-    },
-    /// `every 15m`, aligned to the epoch.
-    Every(Duration),
+/// Checks the name of a job, a host or a namespace: it becomes part of keys and of file names.
+pub(super) fn name(text: &str) -> Result<String, String> {
+    let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    if text.len() <= 64 && text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(inner) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be 1 to 64 letters, digits, `_`, `.` or `-`, and begin with a letter or a digit".to_owned())
+    }
+}
+
+/// The one of `known` that `word` was probably meant to be.
+pub(super) fn suggest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    let far_max = (word.chars().count() / 3).max(1);
+    known
+        .into_iter()
+        .map(|candidate| (strsim::osa_distance(&word.to_lowercase(), &candidate.to_lowercase()), candidate))
+        .filter(|(far, _)| *far <= far_max)
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+/// `; did you mean "x"?`, where there is something close to `word`.
+pub(super) fn did_you_mean<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> String {
+    suggest(word, known).map(|meant| format!("; did you mean {meant:?}?")).unwrap_or_default()
 }

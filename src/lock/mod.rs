@@ -25,6 +25,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 
 pub use with::{Held, with};
 
@@ -106,6 +107,9 @@ pub enum LockError {
     /// Another worker holds the lock now, or may.
     #[error("lock: lost after fence {0}")]
     Lost(Fence),
+    /// A store claims to have seen a fence that no lock can have given.
+    #[error("lock: no fence above {0} can be made")]
+    Ceiling(u64),
 }
 
 impl LockError {
@@ -113,6 +117,25 @@ impl LockError {
     pub fn unavailable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Unavailable(source.into())
     }
+}
+
+/// Beyond this no fence is raised: every answer must be able to count on from it (Redis' scripts count exactly to 2^53).
+const RAISE_MAX: u64 = 1 << 52;
+
+/// Whether a fence above `above` can be made.
+fn check_above(above: u64) -> Result<(), LockError> {
+    if above < RAISE_MAX { Ok(()) } else { Err(LockError::Ceiling(above)) }
+}
+
+/// The fence after `last`, given the clock: a lock that forgot its last fence still gives a greater one.
+fn next_fence(last: u64, now: DateTime<Utc>) -> u64 {
+    u64::try_from(now.timestamp_millis()).unwrap_or(0).max(last + 1)
+}
+
+/// What a service is told of a ttl: whole milliseconds, never 0.
+#[cfg(any(feature = "redis", feature = "sqlite"))]
+fn ttl_millis(ttl: Duration) -> i64 {
+    i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX).max(1)
 }
 
 /// A service that grants one holder a key. Each answer keeps the promises of the suite in `lock::conformance`.
@@ -127,6 +150,9 @@ pub trait Lock: Send + Sync + Debug {
     async fn renew(&self, key: &LockKey, token: &Token, ttl: Duration) -> Result<bool, LockError>;
 
     /// Gives a fence above both `above` and the last one; `None` where the lock is no longer ours.
+    ///
+    /// # Errors
+    /// [`LockError::Ceiling`] where `above` is so great that nothing but a mistake can have written it.
     async fn raise(&self, key: &LockKey, token: &Token, above: u64) -> Result<Option<Fence>, LockError>;
 
     /// Gives the lock back; `false` where it was no longer ours, and then nothing changes.

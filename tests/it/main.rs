@@ -1,6 +1,18 @@
 //! All integration tests, as one binary: linking is what tests cost.
+#![allow(clippy::unwrap_used, reason = "a test that panics fails, which is what is wanted")]
 
 mod backend;
+mod beat;
+mod cli;
+mod cli_jobs;
+mod config;
+mod config_errors;
+mod embedded;
+mod held;
+mod ledger;
+mod link;
+mod lock;
+mod metrics;
 mod queue;
 mod redis;
 mod worker;

@@ -1,0 +1,225 @@
+//! URLs from the configuration: never shown with their password.
+
+use std::{
+    fmt::{self, Debug, Display},
+    path::{Path, PathBuf},
+};
+
+use super::values::did_you_mean;
+
+/// A URL that may hold a password; it is never shown whole.
+///
+/// ```
+/// use apalis_janitor::config::SecretUrl;
+/// let url = SecretUrl::new("redis://app:hunter2@db:6379/0");
+/// assert_eq!(url.to_string(), "redis://app:***@db:6379/0");
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretUrl(String);
+
+impl SecretUrl {
+    /// Wraps a URL.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self(url.into())
+    }
+
+    /// The URL with its password, for the client that connects.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it holds a password that is not empty.
+    pub(super) fn has_password(&self) -> bool {
+        let user = self.0.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@')).map(|(user, _)| user);
+        let password = user.and_then(|user| user.split_once(':')).map(|(_, password)| password);
+        password.is_some_and(|password| !password.is_empty()) || masked_query(&self.0) != self.0
+    }
+}
+
+impl Display for SecretUrl {
+    /// The URL with its password as `***`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, rest) = match self.0.split_once("://") {
+            Some((scheme, rest)) => (format!("{scheme}://"), rest),
+            None => (String::new(), self.0.as_str()),
+        };
+        // A password may hold an unescaped `/`, `?`, `#` or `@`: only the last `@` surely ends it.
+        let Some((user, tail)) = rest.rsplit_once('@') else { return f.write_str(&masked_query(&self.0)) };
+        let tail = masked_query(tail);
+        match user.split_once(':') {
+            Some((user, _)) if !scheme.is_empty() => write!(f, "{scheme}{user}:***@{tail}"),
+            // A URL that cannot be read, or Redis with a password where the user belongs.
+            Some(_) => write!(f, "{scheme}***@{tail}"),
+            None if scheme.contains("redis") || scheme.is_empty() => write!(f, "{scheme}***@{tail}"),
+            None => write!(f, "{scheme}{user}@{tail}"),
+        }
+    }
+}
+
+impl Debug for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Display::fmt(self, f)
+    }
+}
+
+/// The URL with `***` for the value of each parameter that names a secret, such as `?password=`.
+fn masked_query(url: &str) -> String {
+    let Some((head, query)) = url.split_once('?') else { return url.to_owned() };
+    let mask = |pair: &str| match pair.split_once('=') {
+        Some((key, value)) if !value.is_empty() && names_a_secret(key) => format!("{key}=***"),
+        _ => pair.to_owned(),
+    };
+    format!("{head}?{}", query.split('&').map(mask).collect::<Vec<_>>().join("&"))
+}
+
+fn names_a_secret(key: &str) -> bool {
+    let key = key.to_lowercase();
+    ["pass", "pwd", "secret", "token"].iter().any(|part| key.contains(part))
+}
+
+/// Checks the address of a Redis server; the error is the rule that it breaks.
+pub(super) fn redis_url(url: &str) -> Result<SecretUrl, String> {
+    let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+    match scheme {
+        Some("redis" | "rediss") => {}
+        Some("redis+sentinel" | "rediss+sentinel" | "redis+cluster" | "rediss+cluster") => {
+            return Err("this version speaks to one standalone server: redis:// or rediss://".to_owned());
+        }
+        _ => return Err(REDIS_RULE.to_owned()),
+    }
+    readable_redis(url)?;
+    Ok(SecretUrl::new(url))
+}
+
+const REDIS_RULE: &str = "must be redis://[user:password@]host[:port][/database], or rediss:// for TLS";
+
+#[cfg(feature = "redis")]
+fn readable_redis(url: &str) -> Result<(), String> {
+    use redis::IntoConnectionInfo;
+
+    let without_password = url.contains('@') && !SecretUrl::new(url).has_password();
+    if without_password {
+        return Err("names a user and no password; a password alone is written redis://:password@host".to_owned());
+    }
+    match url.into_connection_info() {
+        Ok(_) => Ok(()),
+        // What the client says may quote the URL.
+        Err(_) => Err(format!("{REDIS_RULE}; in a password, write a special character as %XX")),
+    }
+}
+
+#[cfg(not(feature = "redis"))]
+fn readable_redis(_: &str) -> Result<(), String> {
+    Err("built without `redis`: rebuild with --features redis".to_owned())
+}
+
+/// A store of runs, as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreUrl {
+    /// `memory:`, for tests and the demo only.
+    Memory,
+    /// `sqlite:///abs` or `sqlite:rel`, made absolute.
+    Sqlite(PathBuf),
+}
+
+impl StoreUrl {
+    /// Reads a store's URL; a relative path starts at `folder`. The error is the rule that it breaks.
+    pub(super) fn parse(url: &str, folder: &Path) -> Result<Self, String> {
+        let (scheme, rest) = url.split_once(':').ok_or(STORE_RULE)?;
+        match scheme {
+            "memory" if rest.is_empty() => Ok(Self::Memory),
+            "memory" => Err("must be `memory:` and nothing more".to_owned()),
+            "sqlite" => sqlite_path(rest).map(|path| Self::Sqlite(folder.join(path))),
+            "postgresql" | "postgres" | "citus" | "mysql" | "mariadb" | "file" | "dynamodb" | "cassandra" => Err(
+                format!("built without `{scheme}`: this version has sqlite:///absolute, sqlite:relative and memory:"),
+            ),
+            other => Err(format!("{STORE_RULE}{}", did_you_mean(other, ["sqlite", "memory"]))),
+        }
+    }
+}
+
+const STORE_RULE: &str = "must be sqlite:///absolute/path, sqlite:relative/path or memory:";
+
+fn sqlite_path(rest: &str) -> Result<&Path, String> {
+    if !cfg!(feature = "sqlite") {
+        return Err("built without `sqlite`: rebuild with --features sqlite".to_owned());
+    }
+    let path = match rest.strip_prefix("//") {
+        Some(path) if path.starts_with('/') => path,
+        Some(_) => {
+            return Err("has two slashes: a relative path is sqlite:path, an absolute one sqlite:///path".to_owned());
+        }
+        None if rest.starts_with(":memory:") => return Err("must be `memory:` for a store in memory".to_owned()),
+        None => rest,
+    };
+    if path.contains('?') || path.contains('\0') || path.is_empty() || path.ends_with('/') {
+        return Err("must name a file; it takes no options".to_owned());
+    }
+    Ok(Path::new(path))
+}
+
+impl Display for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory => f.write_str("memory:"),
+            Self::Sqlite(path) => write!(f, "sqlite://{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_way_to_write_a_password_shows_it() {
+        for (url, shown) in [
+            ("redis://h:6379/0", "redis://h:6379/0"),
+            ("redis://:pw@h", "redis://:***@h"),
+            ("redis://u:pw@h:1/2", "redis://u:***@h:1/2"),
+            ("redis://u:p/w@h", "redis://u:***@h"),
+            ("redis://u:p?w@h", "redis://u:***@h"),
+            ("redis://u:p#w@h", "redis://u:***@h"),
+            ("redis://u:p@w@h", "redis://u:***@h"),
+            ("redis://u:p@s/w@h", "redis://u:***@h"),
+            ("redis://pw@h", "redis://***@h"),
+            ("postgresql://app@db/app", "postgresql://app@db/app"),
+            ("postgresql://db/app?user=a&password=pw&x=1", "postgresql://db/app?user=a&password=***&x=1"),
+            ("redis:/:pw@h", "***@h"),
+            ("u:pw@h", "***@h"),
+            ("pw@h", "***@h"),
+            ("sqlite:rel.db", "sqlite:rel.db"),
+        ] {
+            assert_eq!(SecretUrl::new(url).to_string(), shown);
+            assert_eq!(format!("{:?}", SecretUrl::new(url)), shown);
+        }
+    }
+
+    #[test]
+    fn a_password_is_seen_where_there_is_one() {
+        for (url, has) in [
+            ("redis://:pw@h", true),
+            ("redis://u:@h", false),
+            ("redis://u@h", false),
+            ("redis://h:6379/0", false),
+            ("mysql://h/d?password=pw", true),
+            ("mysql://h/d?password=", false),
+        ] {
+            assert_eq!(SecretUrl::new(url).has_password(), has, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_sqlite_path_is_absolute_or_starts_at_the_folder() {
+        let store = |url| StoreUrl::parse(url, Path::new("/etc/janitor")).unwrap();
+        assert_eq!(store("memory:"), StoreUrl::Memory);
+        assert_eq!(store("sqlite:///var/app.db").to_string(), "sqlite:///var/app.db");
+        assert_eq!(store("sqlite:/var/app.db").to_string(), "sqlite:///var/app.db");
+        assert_eq!(store("sqlite:app.db").to_string(), "sqlite:///etc/janitor/app.db");
+        assert_eq!(store("sqlite:../app.db").to_string(), "sqlite:///etc/janitor/../app.db");
+        for shown in ["memory:", "sqlite:///a b/ü%20#.db"] {
+            assert_eq!(store(shown).to_string(), shown);
+        }
+    }
+}

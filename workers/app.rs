@@ -1,0 +1,154 @@
+//! What all subcommands share: the global arguments, the configuration, and how they fail.
+
+use std::{
+    error::Error,
+    fmt::{self, Display},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use apalis_janitor::{
+    Janitor,
+    config::{Config, JobConfig},
+};
+
+use crate::{
+    out::{Out, printable},
+    wire,
+};
+
+/// A subcommand's end: an exit code, or why there is none of its own.
+pub type Reply = Result<u8, Fail>;
+
+const CONFIG_HELP: &str =
+    "The configuration file [default: $JANITOR_CONFIG, ./janitor.toml, /etc/janitor/janitor.toml]";
+
+/// The arguments that every subcommand takes.
+#[derive(clap::Args, Debug)]
+pub struct Global {
+    /// The configuration file.
+    #[arg(long, global = true, value_name = "FILE", help = CONFIG_HELP)]
+    pub config: Option<PathBuf>,
+    /// Print one JSON document instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print results and errors only: no notes, no progress, no log
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// Log more; twice: everything
+    #[arg(long, short, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet")]
+    pub verbose: u8,
+}
+
+/// Why a command failed, with its exit code.
+#[derive(Debug)]
+pub struct Fail {
+    code: u8,
+    text: String,
+}
+
+impl Fail {
+    /// It was tried and did not work: exit code 1.
+    pub fn failed(text: impl Into<String>) -> Self {
+        Self { code: 1, text: text.into() }
+    }
+
+    /// An error of the library, with its sources: exit code 1.
+    pub fn of(error: &dyn Error) -> Self {
+        Self::failed(chain(error))
+    }
+
+    /// It was asked for wrongly: exit code 2.
+    pub fn usage(text: impl Into<String>) -> Self {
+        Self { code: 2, text: text.into() }
+    }
+
+    /// The configuration does not allow it: exit code 3.
+    pub fn config(text: impl Into<String>) -> Self {
+        Self { code: 3, text: text.into() }
+    }
+
+    /// Says why on stderr, and gives the exit code.
+    pub fn print(&self) -> ExitCode {
+        for (number, line) in self.text.lines().enumerate() {
+            crate::out::complain(&format!("{}{}", if number == 0 { "error: " } else { "" }, printable(line)));
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+impl Display for Fail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// What a subcommand works with.
+#[derive(Debug)]
+pub struct App {
+    global: Global,
+    /// Where results go.
+    pub out: Out,
+}
+
+impl App {
+    /// Looks at stdout to know who reads.
+    pub fn new(global: Global) -> Self {
+        let out = Out::new(global.json, global.quiet);
+        Self { global, out }
+    }
+
+    /// The file that was named on the command line.
+    pub fn config_path(&self) -> Option<&Path> {
+        self.global.config.as_deref()
+    }
+
+    /// The validated configuration; its warnings are for `check`.
+    pub fn config(&self) -> Result<Config, Fail> {
+        wire::load(self.config_path())
+    }
+
+    /// The configured jobs with their queue, lock and ledger.
+    pub async fn janitor(&self) -> Result<Janitor, Fail> {
+        wire::connect(self.config()?).await
+    }
+}
+
+/// The job of that name, or an error that names the nearest one.
+pub fn job<'a>(config: &'a Config, name: &str) -> Result<&'a JobConfig, Fail> {
+    config.jobs.get(name).ok_or_else(|| {
+        let nearest = config.jobs.keys().map(|job| (strsim::damerau_levenshtein(job, name), job)).min();
+        let hint = match nearest {
+            Some((distance, job)) if distance <= 3 || job.starts_with(name) => format!("; did you mean {job:?}?"),
+            Some(_) => {
+                let all: Vec<_> = config.jobs.keys().take(20).map(String::as_str).collect();
+                format!("; there are: {}", all.join(", "))
+            }
+            None => "; the configuration has no jobs".to_owned(),
+        };
+        Fail::usage(format!("no job named {name:?}{hint}"))
+    })
+}
+
+/// The jobs that `JOB` or `--all` means.
+pub fn jobs(config: &Config, name: Option<&str>) -> Result<Vec<String>, Fail> {
+    match name {
+        Some(name) => Ok(vec![job(config, name)?.name.clone()]),
+        None => Ok(config.jobs.keys().cloned().collect()),
+    }
+}
+
+/// An error with its sources on one line.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        // Some libraries print their source themselves: never say a thing twice.
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = cause.source();
+    }
+    text
+}

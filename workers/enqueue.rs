@@ -1,0 +1,100 @@
+//! `janitor enqueue`: puts a request on the queue, for any worker.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use apalis_janitor::{
+    Janitor,
+    queue::{Enqueued, Request},
+    report::{Mode, Report},
+};
+use serde_json::json;
+
+use crate::{
+    app::{self, App, Fail, Reply},
+    out::report_lines,
+    signals, wire,
+};
+
+/// How often the ledger is asked for the report.
+const LOOK: Duration = Duration::from_millis(300);
+/// How many reports are looked through: more than a job writes between two looks.
+const LOOK_BACK: usize = 50;
+
+/// Put a request on the queue; one for the same job and mode that still waits is merged with it
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  janitor enqueue old-runs\n  janitor enqueue old-runs --dry-run --wait --json")]
+pub struct Args {
+    /// The job's name
+    job: String,
+    /// Ask for a plan only: nothing is deleted
+    #[arg(long)]
+    dry_run: bool,
+    /// Merge only with a waiting request of the same key
+    #[arg(long, value_name = "KEY", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    key: Option<String>,
+    /// Wait until it has run, print its report and exit as `run` would
+    #[arg(long)]
+    wait: bool,
+}
+
+/// Enqueues.
+pub async fn run(app: &App, args: &Args) -> Reply {
+    let config = app.config()?;
+    app::job(&config, &args.job)?;
+    let janitor = wire::connect(config).await?;
+    let mode = if args.dry_run { Mode::DryRun } else { Mode::Apply };
+    let request = Request { job: args.job.clone(), mode, tick: None };
+    let before = if args.wait { reports(&janitor, &request).await? } else { Vec::new() };
+    let enqueued = janitor.queue().enqueue(&request, args.key.as_deref()).await.map_err(|error| Fail::of(&error))?;
+    let (id, merged) = match enqueued {
+        Enqueued::New(id) => (id, false),
+        Enqueued::Merged(id) => (id, true),
+    };
+    let state = if merged { "waits already" } else { "enqueued" };
+    if args.wait {
+        app.out.note(&format!("{}: {state} as {id}", args.job));
+        let known = before.into_iter().map(|report| report.id).collect();
+        return wait(app, &janitor, &request, &id, &known).await;
+    }
+    if app.out.is_json() {
+        app.out.json(&json!({"job": args.job, "mode": mode, "id": id, "merged": merged}))?;
+    } else {
+        app.out.say(&format!("{}: {state} as {id}", args.job))?;
+    }
+    Ok(0)
+}
+
+/// Waits until the request has left the queue: its report was written in the same step.
+async fn wait(app: &App, janitor: &Janitor, request: &Request, id: &str, known: &BTreeSet<String>) -> Reply {
+    let stop = signals::stop()?;
+    loop {
+        let gone = !wire::is_queued(janitor, id).await?;
+        if gone {
+            let new = reports(janitor, request).await?.into_iter().find(|report| !known.contains(&report.id));
+            let report = new.ok_or_else(|| Fail::failed(format!("request {id} left the queue without a report")))?;
+            return show(app, &report);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = stop.cancelled() => return Err(Fail::failed(format!("not waited for: {id} is still on the queue"))),
+        }
+    }
+}
+
+/// The newest reports of what was asked for by hand in this mode.
+async fn reports(janitor: &Janitor, request: &Request) -> Result<Vec<Report>, Fail> {
+    let mut reports = janitor.ledger().reports(&request.job, LOOK_BACK).await.map_err(|error| Fail::of(&error))?;
+    reports.retain(|report| report.mode == request.mode && report.tick.is_none());
+    Ok(reports)
+}
+
+fn show(app: &App, report: &Report) -> Reply {
+    if app.out.is_json() {
+        app.out.json(report)?;
+    } else {
+        for line in report_lines(report) {
+            app.out.say(&line)?;
+        }
+    }
+    Ok(report.outcome.exit_code())
+}
