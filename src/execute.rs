@@ -111,7 +111,6 @@ impl Janitor {
             Err(panic) => End::new(Outcome::Failed, format!("panic: {}", panic_text(&*panic)), Next::Settle),
         };
         let ended = Ended { next: end.next, report: execution.report(end) };
-        log(&ended.report);
         self.metrics().observe(&ended.report);
         Ok(ended)
     }
@@ -168,9 +167,13 @@ impl Execution<'_> {
             match swept.await {
                 Ok(Some(Ok(swept))) => return self.end(swept),
                 // The lock has been given back: what was counted still becomes a report.
-                Ok(Some(Err(panic))) => return End::new(Outcome::Failed, format!("panic: {}", panic_text(&*panic)), Next::Settle),
+                Ok(Some(Err(panic))) => {
+                    return End::new(Outcome::Failed, format!("panic: {}", panic_text(&*panic)), Next::Settle);
+                }
                 Err(error) => return End::new(Outcome::Failed, chain(&error), Next::Retry),
-                Ok(None) if self.start.elapsed() < patience && !self.ask.stop.is_cancelled() => tokio::time::sleep(LOCK_POLL).await,
+                Ok(None) if self.start.elapsed() < patience && !self.ask.stop.is_cancelled() => {
+                    tokio::time::sleep(LOCK_POLL).await
+                }
                 Ok(None) => return End::new(Outcome::Busy, "another worker holds the job's lock", Next::Settle),
             }
         }
@@ -180,7 +183,7 @@ impl Execution<'_> {
         let store = self.janitor.store(&self.job.name, config).await?;
         let mut job = Retention::new(self.job.name.clone(), store, Arc::clone(self.janitor.clock()), policy);
         let limits = Limits {
-            pace: Pace::new(config.batch_size.get(), config.batch_time),
+            pace: Pace::new(config.batch_size.get(), config.batch_time, config.batch_pause),
             pause: config.batch_pause,
             items: config.run_limit.map(std::num::NonZeroU64::get),
             time: config.time_limit,
@@ -244,18 +247,9 @@ fn fence_of(held: &Held) -> Option<u64> {
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("of no text")
-}
-
-/// One line for each execution.
-fn log(report: &Report) {
-    let Report { job, mode, outcome, tick, fence, seconds, .. } = report;
-    let (planned, deleted) = (&report.planned, &report.deleted);
-    let tick = tick.map(|tick| tick.to_rfc3339());
-    let reason = report.reason.as_deref();
-    if matches!(outcome, Outcome::Failed | Outcome::Refused) {
-        tracing::error!(job, %mode, %outcome, reason, tick, fence, seconds, ?planned, ?deleted, "job ended");
-    } else {
-        tracing::info!(job, %mode, %outcome, reason, tick, fence, seconds, ?planned, ?deleted, "job ended");
-    }
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("of no text")
 }

@@ -77,7 +77,15 @@ impl Janitor {
         ledger: Arc<dyn Ledger>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self(Arc::new(Parts { config, queue, lock, ledger, clock, stores: HashMap::new(), metrics: Metrics::default() }))
+        Self(Arc::new(Parts {
+            config,
+            queue,
+            lock,
+            ledger,
+            clock,
+            stores: HashMap::new(),
+            metrics: Metrics::default(),
+        }))
     }
 
     /// The configuration.

@@ -3,6 +3,7 @@
 pub mod beat;
 pub mod clock;
 pub mod config;
+mod connect;
 #[cfg(feature = "sqlite")]
 pub mod embedded;
 mod execute;
@@ -18,6 +19,7 @@ pub mod report;
 pub mod runs;
 pub mod worker;
 
+pub use connect::ConnectError;
 pub use execute::{Ask, Ended, Next};
 pub use janitor::{Janitor, RunError, UnknownJob};
 pub use worker::{handle, run_worker};

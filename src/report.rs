@@ -145,6 +145,16 @@ impl Counts {
     }
 }
 
+impl Display for Counts {
+    /// `events 11021, runs 1101`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (kind, count)) in self.iter().enumerate() {
+            write!(f, "{}{kind} {count}", if at == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
 impl<'a> FromIterator<(&'a str, u64)> for Counts {
     fn from_iter<I: IntoIterator<Item = (&'a str, u64)>>(counts: I) -> Self {
         Self(counts.into_iter().map(|(kind, count)| (kind.to_owned(), count)).collect())
@@ -212,16 +222,13 @@ impl Report {
     /// Says on one line what became of an execution.
     pub(crate) fn log(&self) {
         let tick = self.tick.map(|tick| tick.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true));
-        tracing::info!(
-            job = self.job,
-            mode = %self.mode,
-            tick = tick.as_deref(),
-            fence = self.fence,
-            outcome = %self.outcome,
-            reason = self.reason.as_deref(),
-            seconds = self.seconds,
-            "report"
-        );
+        let Self { job, mode, outcome, fence, seconds, planned, deleted, .. } = self;
+        let reason = self.reason.as_deref();
+        if matches!(outcome, Outcome::Failed | Outcome::Refused) {
+            tracing::error!(job, %mode, tick, fence, %outcome, reason, seconds, %planned, %deleted, "job ended");
+        } else {
+            tracing::info!(job, %mode, tick, fence, %outcome, reason, seconds, %planned, %deleted, "job ended");
+        }
     }
 }
 

@@ -35,7 +35,8 @@ struct Level {
 
 /// Reads what is below `eligible`, until nothing is left or it is known that all of them stay.
 pub async fn below(store: &dyn RunStore, policy: &Policy, eligible: &[Seen]) -> Result<Families, JobError> {
-    let mut found = Families { held: vec![false; eligible.len()], below: eligible.iter().map(|_| Vec::new()).collect() };
+    let mut found =
+        Families { held: vec![false; eligible.len()], below: eligible.iter().map(|_| Vec::new()).collect() };
     let places: HashMap<&str, usize> = eligible.iter().enumerate().map(|(at, run)| (run.id.as_str(), at)).collect();
     let mut edges = Vec::new();
     let mut along = 0;

@@ -94,12 +94,27 @@ pub trait Job: Send {
     fn prepare(&mut self, leave: Leave<'_>) -> impl Future<Output = Result<(), JobError>> + Send;
 
     /// The next things that may go, having looked at about `limit`; `None` after the last. Never writes.
-    fn plan(&mut self, leave: Leave<'_>, limit: usize, tally: &mut Tally) -> impl Future<Output = Result<Option<Vec<Self::Item>>, JobError>> + Send;
+    fn plan(
+        &mut self,
+        leave: Leave<'_>,
+        limit: usize,
+        tally: &mut Tally,
+    ) -> impl Future<Output = Result<Option<Vec<Self::Item>>, JobError>> + Send;
 
     /// Deletes `items` that still are as they were planned, within `limit`; answers the names of those that went.
-    fn execute(&mut self, fence: Fence, items: &[Self::Item], limit: Duration, tally: &mut Tally)
-    -> impl Future<Output = Result<Vec<String>, JobError>> + Send;
+    fn execute(
+        &mut self,
+        fence: Fence,
+        items: &[Self::Item],
+        limit: Duration,
+        tally: &mut Tally,
+    ) -> impl Future<Output = Result<Vec<String>, JobError>> + Send;
 
     /// A step of what is counted but not listed; `false` after the last.
-    fn rest(&mut self, leave: Leave<'_>, limit: Duration, tally: &mut Tally) -> impl Future<Output = Result<bool, JobError>> + Send;
+    fn rest(
+        &mut self,
+        leave: Leave<'_>,
+        limit: Duration,
+        tally: &mut Tally,
+    ) -> impl Future<Output = Result<bool, JobError>> + Send;
 }

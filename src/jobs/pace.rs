@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// The first batch of an execution, before anything is known of the store's speed.
 const FIRST: usize = 100;
+/// From this on a batch's time is long.
+const ONE_PASS_MIN: Duration = Duration::from_secs(10);
 /// A batch may last this many times as long as it should, then it is rolled back and halved.
 const OVERRUN: u32 = 2;
 
@@ -12,7 +14,7 @@ const OVERRUN: u32 = 2;
 /// ```
 /// use std::time::Duration;
 /// use apalis_janitor::jobs::pace::Pace;
-/// let mut pace = Pace::new(1_000, Duration::from_millis(250));
+/// let mut pace = Pace::new(1_000, Duration::from_millis(250), Duration::from_millis(100));
 /// assert_eq!(pace.size(), 100);
 /// pace.lasted(100, Duration::from_millis(10));
 /// assert_eq!(pace.size(), 200); // at most doubled
@@ -27,10 +29,13 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Batches of at most `max`, which should last `time`.
+    /// Batches of at most `max`, which should last `time`, with pauses of at most `pause` between them.
+    ///
+    /// With a long time and no pause nobody waits for the store: the first batch is as large as it may be, for one pass.
     #[must_use]
-    pub const fn new(max: usize, time: Duration) -> Self {
-        Self { size: if max < FIRST { max } else { FIRST }, max, time }
+    pub fn new(max: usize, time: Duration, pause: Duration) -> Self {
+        let is_one_pass = pause.is_zero() && time >= ONE_PASS_MIN;
+        Self { size: if is_one_pass { max } else { max.min(FIRST) }, max, time }
     }
 
     /// How many the next batch may have; never 0.

@@ -46,8 +46,23 @@ impl Retention {
     /// An execution of `job` on `store` by `policy`.
     #[must_use]
     pub fn new(job: String, store: Arc<dyn RunStore>, clock: Arc<dyn Clock>, policy: Policy) -> Self {
-        let start = policy.latest_cutoff().unwrap_or(DateTime::<Utc>::MIN_UTC).checked_add_signed(MARGIN).unwrap_or(DateTime::<Utc>::MAX_UTC);
-        Self { job, store, clock, policy, start, cursor: None, is_at_end: false, along: HashSet::new(), loose: None, oldest_due: None }
+        let start = policy
+            .latest_cutoff()
+            .unwrap_or(DateTime::<Utc>::MIN_UTC)
+            .checked_add_signed(MARGIN)
+            .unwrap_or(DateTime::<Utc>::MAX_UTC);
+        Self {
+            job,
+            store,
+            clock,
+            policy,
+            start,
+            cursor: None,
+            is_at_end: false,
+            along: HashSet::new(),
+            loose: None,
+            oldest_due: None,
+        }
     }
 
     /// The last update of the oldest run that was planned.
@@ -85,7 +100,12 @@ impl Retention {
     }
 
     /// Takes out what a kept run below holds. For a real run, adds what goes along, each run before the one above it.
-    async fn with_families(&mut self, leave: Leave<'_>, eligible: Vec<Seen>, tally: &mut Tally) -> Result<Vec<Seen>, JobError> {
+    async fn with_families(
+        &mut self,
+        leave: Leave<'_>,
+        eligible: Vec<Seen>,
+        tally: &mut Tally,
+    ) -> Result<Vec<Seen>, JobError> {
         if eligible.is_empty() {
             return Ok(eligible);
         }
@@ -120,7 +140,8 @@ impl Retention {
 
 /// Moves each run behind the runs of the same page that are below it; pages are mostly in that order already.
 fn parents_last(runs: Vec<Seen>) -> Vec<Seen> {
-    let parents: HashMap<&str, Option<&str>> = runs.iter().map(|run| (run.id.as_str(), run.parent.as_deref())).collect();
+    let parents: HashMap<&str, Option<&str>> =
+        runs.iter().map(|run| (run.id.as_str(), run.parent.as_deref())).collect();
     let depth = |run: &Seen| {
         let mut depth = 0_usize;
         let mut above = run.parent.as_deref();
@@ -182,7 +203,13 @@ impl Job for Retention {
         Ok(Some(due))
     }
 
-    async fn execute(&mut self, fence: Fence, items: &[Seen], limit: Duration, tally: &mut Tally) -> Result<Vec<String>, JobError> {
+    async fn execute(
+        &mut self,
+        fence: Fence,
+        items: &[Seen],
+        limit: Duration,
+        tally: &mut Tally,
+    ) -> Result<Vec<String>, JobError> {
         let deleted = self.store.delete(&self.job, fence, items, limit).await?;
         tally.deleted.merge(&deleted.counts);
         if deleted.changed > 0 {

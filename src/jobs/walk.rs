@@ -50,7 +50,8 @@ pub async fn walk<J: Job>(
     tally: &mut Tally,
 ) -> Result<Stopped, JobError> {
     job.prepare(leave).await?;
-    let mut walk = Walk { leave, limits, watch, stop, start: Instant::now(), buffer: Vec::new(), planned: 0, deleted: 0 };
+    let mut walk =
+        Walk { leave, limits, watch, stop, start: Instant::now(), buffer: Vec::new(), planned: 0, deleted: 0 };
     tally.planned.add(J::UNIT, 0);
     if let Leave::Apply(_) = leave {
         tally.deleted.add(J::UNIT, 0);
@@ -121,7 +122,12 @@ impl<I: Send + Sync> Walk<'_, I> {
     }
 
     /// Deletes what is planned: batches of full size, and with `is_last` what is left over.
-    async fn empty<J: Job<Item = I>>(&mut self, job: &mut J, is_last: bool, tally: &mut Tally) -> Result<Option<Stopped>, JobError> {
+    async fn empty<J: Job<Item = I>>(
+        &mut self,
+        job: &mut J,
+        is_last: bool,
+        tally: &mut Tally,
+    ) -> Result<Option<Stopped>, JobError> {
         let Leave::Apply(held) = self.leave else { return Ok(None) };
         while self.buffer.len() >= self.limits.pace.size() || is_last && !self.buffer.is_empty() {
             if let Some(stopped) = self.stopped() {

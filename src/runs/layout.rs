@@ -43,7 +43,12 @@ pub const PYWORKFLOW: Layout = Layout {
     version_max: 7,
     runs: "workflow_runs",
     terminal: &["completed", "failed", "cancelled", "continued_as_new", "interrupted"],
-    owned: &[("events", "events"), ("steps", "steps"), ("hooks", "hooks"), ("cancellation_flags", "cancellation_flags")],
+    owned: &[
+        ("events", "events"),
+        ("steps", "steps"),
+        ("hooks", "hooks"),
+        ("cancellation_flags", "cancellation_flags"),
+    ],
     page_index: Index {
         columns: &["created_at", "run_id"],
         create: "CREATE INDEX idx_runs_created_at_run_id ON workflow_runs(created_at DESC, run_id DESC)",

@@ -186,7 +186,13 @@ pub trait RunStore: Send + Sync + Debug {
 
     /// Deletes (without `leave` only counts) a step's worth of what is not runs and is older than `cutoff`: signals
     /// that no subscription still waits for, acknowledgements of signals that are gone, ended subscriptions, deleted schedules.
-    async fn loose(&self, cutoff: DateTime<Utc>, after: Option<&Cursor>, leave: Option<(&str, Fence)>, limit: Duration) -> Result<LooseStep, StoreError>;
+    async fn loose(
+        &self,
+        cutoff: DateTime<Utc>,
+        after: Option<&Cursor>,
+        leave: Option<(&str, Fence)>,
+        limit: Duration,
+    ) -> Result<LooseStep, StoreError>;
 
     /// Compares the store with the layout.
     async fn check(&self) -> Result<Findings, StoreError>;
@@ -198,11 +204,14 @@ pub async fn open(config: &RetentionConfig) -> Result<std::sync::Arc<dyn RunStor
     match &config.store {
         StoreUrl::Memory => unimplemented!(),
         #[cfg(feature = "sqlite")]
-        StoreUrl::Sqlite(path) => Ok(std::sync::Arc::new(sqlite::SqliteStore::open(path, &layout::PYWORKFLOW).await?)),
-        #[cfg(not(feature = "sqlite"))]
-        StoreUrl::Sqlite(_) => {
-            Err(StoreError::Schema { store: "sqlite", what: "built without `sqlite`: rebuild with --features sqlite".to_owned() })
+        StoreUrl::Sqlite(path) => {
+            Ok(std::sync::Arc::new(sqlite::SqliteStore::open(path, &layout::PYWORKFLOW, config.batch_size).await?))
         }
+        #[cfg(not(feature = "sqlite"))]
+        StoreUrl::Sqlite(_) => Err(StoreError::Schema {
+            store: "sqlite",
+            what: "built without `sqlite`: rebuild with --features sqlite".to_owned(),
+        }),
     }
 }
 
@@ -224,7 +233,9 @@ mod tests {
 
     #[test]
     fn reads_nothing_into_what_is_no_time() {
-        for text in ["", "yesterday", "2026-06-01", "1780272000", "2026-13-01T00:00:00+00:00", "2026-06-01T00:00:00+00:00x"] {
+        for text in
+            ["", "yesterday", "2026-06-01", "1780272000", "2026-13-01T00:00:00+00:00", "2026-06-01T00:00:00+00:00x"]
+        {
             assert_eq!(instant(text), None, "{text:?}");
         }
         assert_eq!(Stamp::read(None), Stamp::default());

@@ -38,7 +38,12 @@ impl Policy {
     ///
     /// `None` where neither the job nor a rule sets days: then nothing goes.
     #[must_use]
-    pub fn new(config: &RetentionConfig, terminal: &'static [&'static str], now: DateTime<Utc>, before: Option<DateTime<Utc>>) -> Option<Self> {
+    pub fn new(
+        config: &RetentionConfig,
+        terminal: &'static [&'static str],
+        now: DateTime<Utc>,
+        before: Option<DateTime<Utc>>,
+    ) -> Option<Self> {
         let cutoff = |days: RetentionDays| {
             let age = now - TimeDelta::days(days.get().into());
             Verdict::Before(before.map_or(age, |before| age.min(before)))
@@ -99,5 +104,6 @@ impl Policy {
 }
 
 fn matches(rule: &Rule, run: &Seen) -> bool {
-    rule.workflow.as_ref().is_none_or(|glob| glob.matches(&run.workflow)) && (rule.status.is_empty() || rule.status.contains(&run.status))
+    rule.workflow.as_ref().is_none_or(|glob| glob.matches(&run.workflow))
+        && (rule.status.is_empty() || rule.status.contains(&run.status))
 }

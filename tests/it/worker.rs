@@ -127,7 +127,15 @@ impl World {
             host: "h1".to_owned(),
         };
         let jobs = BTreeMap::new();
-        let config = Config { path: None, data_dir: PathBuf::from("."), redis: None, worker, metrics: None, jobs, warnings: Vec::new() };
+        let config = Config {
+            path: None,
+            data_dir: PathBuf::from("."),
+            redis: None,
+            worker,
+            metrics: None,
+            jobs,
+            warnings: Vec::new(),
+        };
         let ledger = Arc::new(Reports::default());
         let janitor = Janitor::over(config, queue.clone(), Arc::new(Untaken), ledger.clone(), Arc::new(SystemClock));
         Self { server, queue, ledger, janitor }

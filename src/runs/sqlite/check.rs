@@ -7,11 +7,15 @@ use crate::runs::{Findings, StoreError, layout::Index};
 
 impl SqliteStore {
     pub(super) async fn findings(&self) -> Result<Findings, StoreError> {
-        let mut connection = self.connection(None).await;
+        let mut connection = self.connection().await;
         let mut found = Findings::default();
         let missing: Vec<&str> =
             self.layout.owned.iter().map(|(table, _)| *table).filter(|table| !self.tables.has(table)).collect();
-        found.facts.push(format!("{NAME}: {}: the tables of layout {:?} are there", self.path.display(), self.layout.name));
+        found.facts.push(format!(
+            "{NAME}: {}: the tables of layout {:?} are there",
+            self.path.display(),
+            self.layout.name
+        ));
         if !missing.is_empty() {
             found.facts.push(format!("{NAME}: an older schema, without {}", missing.join(", ")));
         }
@@ -34,10 +38,15 @@ impl SqliteStore {
 }
 
 async fn has_index(connection: &mut SqliteConnection, table: &str, index: &Index) -> Result<bool, sqlx::Error> {
-    let names: Vec<String> = sqlx::query_scalar("SELECT name FROM pragma_index_list(?) WHERE partial = 0").bind(table).fetch_all(&mut *connection).await?;
+    let names: Vec<String> = sqlx::query_scalar("SELECT name FROM pragma_index_list(?) WHERE partial = 0")
+        .bind(table)
+        .fetch_all(&mut *connection)
+        .await?;
     for name in names {
-        let columns: Vec<Option<String>> =
-            sqlx::query_scalar("SELECT name FROM pragma_index_info(?) ORDER BY seqno").bind(name).fetch_all(&mut *connection).await?;
+        let columns: Vec<Option<String>> = sqlx::query_scalar("SELECT name FROM pragma_index_info(?) ORDER BY seqno")
+            .bind(name)
+            .fetch_all(&mut *connection)
+            .await?;
         if columns.iter().flatten().map(String::as_str).take(index.columns.len()).eq(index.columns.iter().copied()) {
             return Ok(true);
         }

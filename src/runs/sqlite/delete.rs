@@ -1,11 +1,10 @@
 //! Deletes a batch of runs with all that is their own, in one short transaction.
+//!
+//! The joins are CROSS JOINs, which SQLite never turns around: the batch is small, what it is joined with is not.
 
-use std::{
-    collections::HashSet,
-    time::{Duration, Instant},
-};
+use std::{collections::HashSet, time::Duration};
 
-use sqlx::{Connection, Row, SqliteConnection, SqliteTransaction};
+use sqlx::{Row, SqliteConnection};
 
 use super::{NAME, SqliteStore, primary_code, statement};
 use crate::{
@@ -16,6 +15,8 @@ use crate::{
 /// The runs of the batch in hand; it lives in memory, with the connection.
 pub(super) const BATCH_TABLE: &str =
     "CREATE TEMP TABLE batch (run_id TEXT PRIMARY KEY, status TEXT, updated_at TEXT) WITHOUT ROWID";
+/// How long making the fence's table and raising it may take.
+const RAISE_MAX: Duration = Duration::from_secs(5);
 /// The highest fence that each job's deletes have carried.
 const FENCE_TABLE: &str = "CREATE TABLE IF NOT EXISTS janitor_fence (job TEXT PRIMARY KEY, fence INTEGER NOT NULL)";
 
@@ -23,24 +24,16 @@ impl SqliteStore {
     /// Sets the job's fence, which must grow; makes the table that remembers it.
     pub(super) async fn raise_fence(&self, job: &str, fence: Fence) -> Result<(), StoreError> {
         let number = i64::try_from(fence.get()).unwrap_or(i64::MAX);
-        let mut connection = self.connection(None).await;
+        let mut transaction = self.begin(RAISE_MAX).await?;
+        let connection = &mut *transaction.connection;
         let highest = async {
-            let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-            sqlx::query(FENCE_TABLE).execute(&mut *transaction).await?;
-            let raised = sqlx::query(
-                "INSERT INTO janitor_fence (job, fence) VALUES (?1, ?2) \
-                 ON CONFLICT (job) DO UPDATE SET fence = ?2 WHERE fence < ?2",
-            )
-            .bind(job)
-            .bind(number)
-            .execute(&mut *transaction)
-            .await?
-            .rows_affected();
-            let highest = if raised == 1 { None } else { Some(seen_fence(&mut transaction, job).await?) };
-            transaction.commit().await?;
-            Ok(highest)
+            sqlx::query(FENCE_TABLE).execute(&mut *connection).await?;
+            let text = "INSERT INTO janitor_fence (job, fence) VALUES (?1, ?2) ON CONFLICT (job) DO UPDATE SET fence = ?2 WHERE fence < ?2";
+            let raised = sqlx::query(text).bind(job).bind(number).execute(&mut *connection).await?.rows_affected();
+            if raised == 1 { Ok(None) } else { seen_fence(connection, job).await.map(Some) }
         };
-        match highest.await.map_err(|error| self.fence_error(&error))? {
+        let highest = highest.await.map_err(|error| self.fence_error(&error));
+        match transaction.end(highest).await? {
             None => Ok(()),
             Some(highest) => Err(StoreError::Fenced { store: NAME, fence, highest }),
         }
@@ -49,57 +42,76 @@ impl SqliteStore {
     fn fence_error(&self, error: &sqlx::Error) -> StoreError {
         // 8 is SQLITE_READONLY: say what the table is, so that its absence can be mended by hand.
         match (primary_code(error), self.error(error)) {
-            (Some(8), StoreError::Unavailable { store, source }) => {
-                StoreError::Unavailable { store, source: format!("{source} (needed on the first real run: {FENCE_TABLE})").into() }
-            }
+            (Some(8), StoreError::Unavailable { store, source }) => StoreError::Unavailable {
+                store,
+                source: format!("{source} (needed on the first real run: {FENCE_TABLE})").into(),
+            },
             (_, error) => error,
         }
     }
 
-    pub(super) async fn delete_batch(&self, job: &str, fence: Fence, runs: &[Seen], limit: Duration) -> Result<Deleted, StoreError> {
-        let mut connection = self.connection(Some(limit)).await;
-        let deadline = Instant::now() + limit;
-        let result = async {
-            let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(|error| self.error(&error))?;
-            let highest = seen_fence(&mut transaction, job).await.map_err(|error| self.error(&error))?;
-            if highest != fence.get() {
-                return Err(StoreError::Fenced { store: NAME, fence, highest });
-            }
-            let deleted = self.delete_in(&mut transaction, runs).await.map_err(|error| self.error(&error))?;
-            // The commit itself cannot be interrupted: past the limit it does not begin.
-            if Instant::now() >= deadline {
-                return Err(StoreError::TimedOut { store: NAME });
-            }
-            transaction.commit().await.map_err(|error| self.error(&error))?;
-            Ok(deleted)
-        }
-        .await;
-        // A rollback must not be interrupted.
-        self.deadline.set(None);
-        result
+    pub(super) async fn delete_batch(
+        &self,
+        job: &str,
+        fence: Fence,
+        runs: &[Seen],
+        limit: Duration,
+    ) -> Result<Deleted, StoreError> {
+        let mut transaction = self.begin(limit).await?;
+        let deleted = self.delete_fenced(&mut transaction.connection, job, fence, runs).await;
+        transaction.end(deleted).await
     }
 
-    async fn delete_in(&self, transaction: &mut SqliteTransaction<'_>, runs: &[Seen]) -> Result<Deleted, sqlx::Error> {
+    async fn delete_fenced(
+        &self,
+        connection: &mut SqliteConnection,
+        job: &str,
+        fence: Fence,
+        runs: &[Seen],
+    ) -> Result<Deleted, StoreError> {
+        self.guard_fence(connection, job, fence).await?;
+        self.delete_in(connection, runs).await.map_err(|error| self.error(&error))
+    }
+
+    /// Refuses a fence that is not the one that the store has seen last.
+    pub(super) async fn guard_fence(
+        &self,
+        connection: &mut SqliteConnection,
+        job: &str,
+        fence: Fence,
+    ) -> Result<(), StoreError> {
+        let highest = seen_fence(connection, job).await.map_err(|error| self.error(&error))?;
+        if highest == fence.get() { Ok(()) } else { Err(StoreError::Fenced { store: NAME, fence, highest }) }
+    }
+
+    async fn delete_in(&self, connection: &mut SqliteConnection, runs: &[Seen]) -> Result<Deleted, sqlx::Error> {
         let batch = serde_json::Value::from_iter(runs.iter().map(|run| {
-            serde_json::Value::from(vec![Some(run.id.as_str()), Some(run.status.as_str()), run.updated_at.raw.as_deref()])
+            serde_json::Value::from(vec![
+                Some(run.id.as_str()),
+                Some(run.status.as_str()),
+                run.updated_at.raw.as_deref(),
+            ])
         }));
-        sqlx::query("DELETE FROM temp.batch").execute(&mut **transaction).await?;
+        sqlx::query("DELETE FROM temp.batch").execute(&mut *connection).await?;
         sqlx::query("INSERT INTO temp.batch SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?) WHERE true ON CONFLICT DO NOTHING")
             .bind(batch.to_string())
-            .execute(&mut **transaction)
+            .execute(&mut *connection)
             .await?;
-        let changed = self.drop_changed(transaction).await?;
-        let held = self.drop_held(transaction).await?;
+        let changed = self.drop_changed(connection).await?;
+        let held = self.drop_held(connection).await?;
         let mut deleted = Deleted { changed, held, ..Deleted::default() };
-        self.delete_checkpoints(transaction, &mut deleted).await?;
+        self.delete_checkpoints(connection, &mut deleted).await?;
         for (table, kind) in self.layout.owned.iter().filter(|(table, _)| self.tables.has(table)) {
             let text = format!("DELETE FROM {table} WHERE run_id IN (SELECT run_id FROM temp.batch)");
-            deleted.counts.add(kind, sqlx::query(statement(text)).execute(&mut **transaction).await?.rows_affected());
+            deleted.counts.add(kind, sqlx::query(statement(text)).execute(&mut *connection).await?.rows_affected());
         }
         let text = format!("DELETE FROM {} WHERE run_id IN (SELECT run_id FROM temp.batch)", self.layout.runs);
-        deleted.counts.add("runs", sqlx::query(statement(text)).execute(&mut **transaction).await?.rows_affected());
-        let gone: HashSet<String> =
-            sqlx::query_scalar("SELECT run_id FROM temp.batch").fetch_all(&mut **transaction).await?.into_iter().collect();
+        deleted.counts.add("runs", sqlx::query(statement(text)).execute(&mut *connection).await?.rows_affected());
+        let gone: HashSet<String> = sqlx::query_scalar("SELECT run_id FROM temp.batch")
+            .fetch_all(&mut *connection)
+            .await?
+            .into_iter()
+            .collect();
         deleted.runs = runs.iter().filter(|run| gone.contains(&run.id)).map(|run| run.id.clone()).collect();
         Ok(deleted)
     }
@@ -117,7 +129,7 @@ impl SqliteStore {
     /// Takes out of the batch what has a child outside, and whatever that holds in turn, until nothing is taken out.
     async fn drop_held(&self, connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
         let text = format!(
-            "DELETE FROM temp.batch WHERE run_id IN (SELECT c.parent_run_id FROM temp.batch AS b JOIN {} AS c ON c.parent_run_id = b.run_id \
+            "DELETE FROM temp.batch WHERE run_id IN (SELECT c.parent_run_id FROM temp.batch AS b CROSS JOIN {} AS c ON c.parent_run_id = b.run_id \
              WHERE NOT EXISTS (SELECT 1 FROM temp.batch AS k WHERE k.run_id = c.run_id))",
             self.layout.runs
         );
@@ -134,11 +146,15 @@ impl SqliteStore {
 
     /// Deletes the checkpoints of the batch: those keyed `run:step`, and those keyed by the id of a step that is a row of
     /// the run's own. Keys that another run might mean too stay.
-    async fn delete_checkpoints(&self, connection: &mut SqliteConnection, deleted: &mut Deleted) -> Result<(), sqlx::Error> {
+    async fn delete_checkpoints(
+        &self,
+        connection: &mut SqliteConnection,
+        deleted: &mut Deleted,
+    ) -> Result<(), sqlx::Error> {
         if !self.tables.has("checkpoints") {
             return Ok(());
         }
-        let found = "SELECT p.step_run_id, b.run_id FROM temp.batch AS b JOIN checkpoints AS p \
+        let found = "SELECT p.step_run_id, b.run_id FROM temp.batch AS b CROSS JOIN checkpoints AS p \
                      ON p.step_run_id >= b.run_id || ':' AND p.step_run_id < b.run_id || ';'";
         let mut keys = Vec::new();
         for row in sqlx::query(found).fetch_all(&mut *connection).await? {
@@ -148,19 +164,29 @@ impl SqliteStore {
             }
         }
         if self.tables.has("steps") {
-            let bare = "SELECT s.step_id FROM temp.batch AS b JOIN steps AS s ON s.run_id = b.run_id JOIN checkpoints AS p ON p.step_run_id = s.step_id";
+            let bare = "SELECT s.step_id FROM temp.batch AS b CROSS JOIN steps AS s ON s.run_id = b.run_id CROSS JOIN checkpoints AS p ON p.step_run_id = s.step_id";
             keys.extend(sqlx::query_scalar::<_, String>(bare).fetch_all(&mut *connection).await?);
         }
         let text = "DELETE FROM checkpoints WHERE step_run_id IN (SELECT value FROM json_each(?))";
-        let gone = sqlx::query(text).bind(super::json(keys.iter().map(String::as_str))).execute(connection).await?.rows_affected();
+        let gone = sqlx::query(text)
+            .bind(super::json(keys.iter().map(String::as_str)))
+            .execute(connection)
+            .await?
+            .rows_affected();
         deleted.counts.add("checkpoints", gone);
         Ok(())
     }
 
     /// Whether no other run that stays could own the checkpoint `key`: with a colon in a run's id or a step's, `a:b:c` may be
     /// step `b:c` of run `a` or step `c` of run `a:b`.
-    async fn is_of_one_run(&self, connection: &mut SqliteConnection, key: &str, run: &str) -> Result<bool, sqlx::Error> {
-        let others: Vec<&str> = key.match_indices(':').map(|(at, _)| &key[..at]).filter(|prefix| *prefix != run).collect();
+    async fn is_of_one_run(
+        &self,
+        connection: &mut SqliteConnection,
+        key: &str,
+        run: &str,
+    ) -> Result<bool, sqlx::Error> {
+        let others: Vec<&str> =
+            key.match_indices(':').map(|(at, _)| &key[..at]).filter(|prefix| *prefix != run).collect();
         if others.is_empty() {
             return Ok(true);
         }
@@ -169,14 +195,17 @@ impl SqliteStore {
              AND NOT EXISTS (SELECT 1 FROM temp.batch AS b WHERE b.run_id = r.run_id)",
             self.layout.runs
         );
-        let stay: i64 = sqlx::query_scalar(statement(text)).bind(super::json(others.into_iter())).fetch_one(connection).await?;
+        let stay: i64 =
+            sqlx::query_scalar(statement(text)).bind(super::json(others.into_iter())).fetch_one(connection).await?;
         Ok(stay == 0)
     }
 }
 
 /// The highest fence that the store has seen of `job`; 0 where it has seen none.
-pub(super) async fn seen_fence(connection: &mut SqliteConnection, job: &str) -> Result<u64, sqlx::Error> {
-    let fence: Option<i64> =
-        sqlx::query_scalar("SELECT fence FROM janitor_fence WHERE job = ?").bind(job).fetch_optional(connection).await?;
+async fn seen_fence(connection: &mut SqliteConnection, job: &str) -> Result<u64, sqlx::Error> {
+    let fence: Option<i64> = sqlx::query_scalar("SELECT fence FROM janitor_fence WHERE job = ?")
+        .bind(job)
+        .fetch_optional(connection)
+        .await?;
     Ok(fence.and_then(|fence| u64::try_from(fence).ok()).unwrap_or(0))
 }

@@ -6,9 +6,9 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::{Connection, Row, SqliteConnection};
+use sqlx::{Row, SqliteConnection};
 
-use super::{NAME, SqliteStore, delete, statement};
+use super::{SqliteStore, statement};
 use crate::{
     lock::Fence,
     runs::{Cursor, LooseStep, Stamp, StoreError},
@@ -16,6 +16,9 @@ use crate::{
 
 /// How many rows of a table one step reads.
 const WINDOW: i64 = 2_000;
+
+/// The rows of a window that are to go, and the window's last row if there is another window.
+type Window = (Vec<i64>, Option<i64>);
 
 /// A table that is swept by time.
 struct Table {
@@ -35,20 +38,30 @@ impl SqliteStore {
         let quoted = |words: &[&str]| words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(", ");
         let ended = quoted(self.layout.ended_subscriptions);
         // An unreadable list of types may name any. A subscription that has not ended still reads what it has not acknowledged.
-        let unread = |signal: &str| format!(
-            "EXISTS (SELECT 1 FROM stream_subscriptions AS u WHERE u.stream_id = {signal}.stream_id AND u.status NOT IN ({ended}) \
+        let unread = |signal: &str| {
+            format!(
+                "EXISTS (SELECT 1 FROM stream_subscriptions AS u WHERE u.stream_id = {signal}.stream_id AND u.status NOT IN ({ended}) \
              AND (NOT json_valid(u.signal_types) OR EXISTS (SELECT 1 FROM json_each(u.signal_types) WHERE value = {signal}.signal_type)) \
              AND NOT EXISTS (SELECT 1 FROM signal_acknowledgments AS a WHERE a.signal_id = {signal}.signal_id AND a.step_run_id = u.step_run_id))"
-        );
+            )
+        };
         // Without its acknowledgement a signal that stays would be delivered again. A plan has to guess which ones stay.
         let stays = if is_real { "true".to_owned() } else { format!("(s.published_at >= ?3 OR {})", unread("s")) };
         let tables = [
-            Table { name: "signals", kind: "signals", time: "published_at", condition: format!("NOT {}", unread("t")), along: None },
+            Table {
+                name: "signals",
+                kind: "signals",
+                time: "published_at",
+                condition: format!("NOT {}", unread("t")),
+                along: None,
+            },
             Table {
                 name: "signal_acknowledgments",
                 kind: "acknowledgements",
                 time: "acknowledged_at",
-                condition: format!("NOT EXISTS (SELECT 1 FROM signals AS s WHERE s.signal_id = t.signal_id AND {stays})"),
+                condition: format!(
+                    "NOT EXISTS (SELECT 1 FROM signals AS s WHERE s.signal_id = t.signal_id AND {stays})"
+                ),
                 along: None,
             },
             Table {
@@ -67,7 +80,9 @@ impl SqliteStore {
             },
         ];
         let needs = |table: &Table| match table.name {
-            "signals" | "signal_acknowledgments" => ["signals", "signal_acknowledgments", "stream_subscriptions"].to_vec(),
+            "signals" | "signal_acknowledgments" => {
+                ["signals", "signal_acknowledgments", "stream_subscriptions"].to_vec()
+            }
             name => vec![name],
         };
         tables.into_iter().filter(|table| needs(table).iter().all(|name| self.tables.has(name))).collect()
@@ -82,28 +97,20 @@ impl SqliteStore {
     ) -> Result<LooseStep, StoreError> {
         let tables = self.loose_tables(leave.is_some());
         let (at, row) = after.map_or((0, i64::MIN), place);
-        let Some(table) = tables.get(at) else { return Ok(LooseStep { counts: crate::report::Counts::default(), next: None }) };
-        let mut connection = self.connection(Some(limit)).await;
-        let result = async {
-            let Some((job, fence)) = leave else {
-                return self.window(&mut connection, table, cutoff, row).await.map_err(|error| self.error(&error));
-            };
-            let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(|error| self.error(&error))?;
-            let highest = delete::seen_fence(&mut transaction, job).await.map_err(|error| self.error(&error))?;
-            if highest != fence.get() {
-                return Err(StoreError::Fenced { store: NAME, fence, highest });
+        let Some(table) = tables.get(at) else {
+            return Ok(LooseStep { counts: crate::report::Counts::default(), next: None });
+        };
+        let (rows, last) = match leave {
+            None => {
+                let mut connection = self.connection().await;
+                self.window(&mut connection, table, cutoff, row).await.map_err(|error| self.error(&error))?
             }
-            let window = async {
-                let window = self.window(&mut transaction, table, cutoff, row).await?;
-                self.delete_rows(&mut transaction, table, &window.0).await?;
-                transaction.commit().await?;
-                Ok(window)
-            };
-            window.await.map_err(|error| self.error(&error))
-        }
-        .await;
-        self.deadline.set(None);
-        let (rows, last) = result?;
+            Some((job, fence)) => {
+                let mut transaction = self.begin(limit).await?;
+                let window = self.sweep_window(&mut transaction.connection, (job, fence), table, cutoff, row).await;
+                transaction.end(window).await?
+            }
+        };
         let mut counts = crate::report::Counts::default();
         counts.add(table.kind, rows.len() as u64);
         let next = match last {
@@ -113,6 +120,23 @@ impl SqliteStore {
         Ok(LooseStep { counts, next: next.map(|(at, row)| Cursor(vec![at.to_string(), row.to_string()])) })
     }
 
+    async fn sweep_window(
+        &self,
+        connection: &mut SqliteConnection,
+        (job, fence): (&str, Fence),
+        table: &Table,
+        cutoff: DateTime<Utc>,
+        row: i64,
+    ) -> Result<Window, StoreError> {
+        self.guard_fence(connection, job, fence).await?;
+        let window = async {
+            let window = self.window(connection, table, cutoff, row).await?;
+            self.delete_rows(connection, table, &window.0).await?;
+            Ok(window)
+        };
+        window.await.map_err(|error: sqlx::Error| self.error(&error))
+    }
+
     /// The rows of one window that are to go, and the window's last row if there is another window.
     async fn window(
         &self,
@@ -120,7 +144,7 @@ impl SqliteStore {
         table: &Table,
         cutoff: DateTime<Utc>,
         row: i64,
-    ) -> Result<(Vec<i64>, Option<i64>), sqlx::Error> {
+    ) -> Result<Window, sqlx::Error> {
         let Table { name, time, condition, .. } = table;
         // The condition is asked of old rows only: the rest are most of them.
         let text = format!(
@@ -130,7 +154,8 @@ impl SqliteStore {
         // Another offset sorts up to 14 hours off: Rust has the last word on what is old.
         let text_of = |at: DateTime<Utc>| at.format("%Y-%m-%dT%H:%M:%S%.6f").to_string();
         let bound = text_of(cutoff + chrono::TimeDelta::days(1));
-        let rows = sqlx::query(statement(text)).bind(row).bind(bound).bind(text_of(cutoff)).fetch_all(connection).await?;
+        let rows =
+            sqlx::query(statement(text)).bind(row).bind(bound).bind(text_of(cutoff)).fetch_all(connection).await?;
         let mut old = Vec::new();
         for row in &rows {
             let may_go: Option<bool> = row.try_get(2)?;
@@ -144,7 +169,12 @@ impl SqliteStore {
         Ok((old, last))
     }
 
-    async fn delete_rows(&self, connection: &mut SqliteConnection, table: &Table, rows: &[i64]) -> Result<(), sqlx::Error> {
+    async fn delete_rows(
+        &self,
+        connection: &mut SqliteConnection,
+        table: &Table,
+        rows: &[i64],
+    ) -> Result<(), sqlx::Error> {
         let numbers = serde_json::Value::from_iter(rows.iter().copied()).to_string();
         let name = table.name;
         if let Some((other, theirs, ours)) = table.along
@@ -164,5 +194,8 @@ impl SqliteStore {
 
 fn place(cursor: &Cursor) -> (usize, i64) {
     let part = |at: usize| cursor.0.get(at);
-    (part(0).and_then(|at| at.parse().ok()).unwrap_or(usize::MAX), part(1).and_then(|row| row.parse().ok()).unwrap_or(i64::MAX))
+    (
+        part(0).and_then(|at| at.parse().ok()).unwrap_or(usize::MAX),
+        part(1).and_then(|row| row.parse().ok()).unwrap_or(i64::MAX),
+    )
 }

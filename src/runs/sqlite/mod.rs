@@ -27,13 +27,16 @@ use super::{
     Cursor, Deleted, Findings, LooseStep, Page, RunStore, Seen, StoreError,
     layout::{Layout, RUN_COLUMNS},
 };
-use crate::lock::Fence;
+use crate::{config::BatchSize, lock::Fence};
 
 const NAME: &str = "sqlite";
 /// How long one statement waits for another program's lock.
 const BUSY_MAX: Duration = Duration::from_secs(5);
-/// How much of the file is cached, in KiB.
-const CACHE_KIB: u32 = 24 * 1024;
+/// How much of the file is cached, in KiB: at least this, more for large batches, and at most [`CACHE_MAX_KIB`].
+const CACHE_MIN_KIB: usize = 32 * 1024;
+const CACHE_MAX_KIB: usize = 256 * 1024;
+/// What a run of a batch touches, in KiB. A page that does not fit is written twice.
+const RUN_KIB: usize = 32;
 /// After how many steps of SQLite's machine the deadline is looked at.
 const STEPS_PER_LOOK: i32 = 20_000;
 /// The deadline that is none.
@@ -68,7 +71,8 @@ struct Deadline {
 
 impl Deadline {
     fn set(&self, limit: Option<Duration>) {
-        let millis = limit.map_or(NEVER, |limit| u64::try_from((self.start.elapsed() + limit).as_millis()).unwrap_or(NEVER));
+        let millis =
+            limit.map_or(NEVER, |limit| u64::try_from((self.start.elapsed() + limit).as_millis()).unwrap_or(NEVER));
         self.millis.store(millis, Ordering::Relaxed);
     }
 
@@ -79,21 +83,22 @@ impl Deadline {
 }
 
 impl SqliteStore {
-    /// Opens the file at `path`, which must exist and hold the tables of `layout`.
+    /// Opens the file at `path`, which must exist and hold the tables of `layout`, for batches of at most `batch` runs.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] where the file cannot be opened or is no database, [`StoreError::Schema`] where the
     /// run table or one of its columns is missing, or the schema is newer than the layout knows.
-    pub async fn open(path: &Path, layout: &'static Layout) -> Result<Self, StoreError> {
+    pub async fn open(path: &Path, layout: &'static Layout, batch: BatchSize) -> Result<Self, StoreError> {
         let what = |error: sqlx::Error| StoreError::unavailable(NAME, format!("{}: {}", path.display(), plain(&error)));
-        let metadata = std::fs::metadata(path).map_err(|error| StoreError::unavailable(NAME, format!("{}: {error}", path.display())))?;
+        let metadata = std::fs::metadata(path)
+            .map_err(|error| StoreError::unavailable(NAME, format!("{}: {error}", path.display())))?;
         if !metadata.is_file() {
             return Err(StoreError::unavailable(NAME, format!("{}: is not a file", path.display())));
         }
         let mut connection = SqliteConnectOptions::new()
             .filename(path)
             .busy_timeout(BUSY_MAX)
-            .pragma("cache_size", format!("-{CACHE_KIB}"))
+            .pragma("cache_size", format!("-{}", cache_kib(batch)))
             .pragma("temp_store", "memory")
             .connect()
             .await
@@ -108,11 +113,20 @@ impl SqliteStore {
         Ok(Self { path: path.to_owned(), layout, tables, connection: Mutex::new(connection), deadline })
     }
 
-    /// The connection, with a limit on each statement of the work in hand.
-    async fn connection(&self, limit: Option<Duration>) -> MutexGuard<'_, SqliteConnection> {
-        let connection = self.connection.lock().await;
-        self.deadline.set(limit);
+    /// The connection, for reading.
+    async fn connection(&self) -> MutexGuard<'_, SqliteConnection> {
+        let mut connection = self.connection.lock().await;
+        self.deadline.set(None);
+        roll_back(&mut connection).await;
         connection
+    }
+
+    /// A transaction that has the write lock, and whose statements end by `limit`.
+    async fn begin(&self, limit: Duration) -> Result<Transaction<'_>, StoreError> {
+        let mut connection = self.connection().await;
+        sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *connection).await.map_err(|error| self.error(&error))?;
+        self.deadline.set(Some(limit));
+        Ok(Transaction { store: self, connection, until: Instant::now() + limit })
     }
 
     fn error(&self, error: &sqlx::Error) -> StoreError {
@@ -122,6 +136,43 @@ impl SqliteStore {
             _ => StoreError::unavailable(NAME, format!("{}: {}", self.path.display(), plain(error))),
         }
     }
+}
+
+/// A transaction in hand. The driver's own type loses count where SQLite itself rolls back, as it does when a statement
+/// is interrupted or the disk is full.
+struct Transaction<'a> {
+    store: &'a SqliteStore,
+    connection: MutexGuard<'a, SqliteConnection>,
+    until: Instant,
+}
+
+impl Transaction<'_> {
+    /// Commits what `result` is the answer to, or rolls it back where that is an error or the time is up.
+    async fn end<T>(mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        self.store.deadline.set(None);
+        let result = match result {
+            // The commit itself cannot be interrupted: past the limit it does not begin.
+            Ok(_) if Instant::now() >= self.until => Err(StoreError::TimedOut { store: NAME }),
+            Ok(value) => {
+                let committed = sqlx::raw_sql("COMMIT").execute(&mut *self.connection).await;
+                committed.map(|_| value).map_err(|error| self.store.error(&error))
+            }
+            Err(error) => Err(error),
+        };
+        if result.is_err() {
+            roll_back(&mut self.connection).await;
+        }
+        result
+    }
+}
+
+/// Ends a transaction that failed, or whose future was dropped; without one this is an error that tells nothing.
+async fn roll_back(connection: &mut SqliteConnection) {
+    let _ = sqlx::raw_sql("ROLLBACK").execute(connection).await;
+}
+
+fn cache_kib(batch: BatchSize) -> usize {
+    (batch.get() * RUN_KIB).clamp(CACHE_MIN_KIB, CACHE_MAX_KIB)
 }
 
 /// SQLite's primary result code.
@@ -136,14 +187,22 @@ fn plain(error: &sqlx::Error) -> String {
 }
 
 /// Whether the layout's run table is there, whole, and of a version that the layout knows.
-async fn verify(connection: &mut SqliteConnection, path: &Path, layout: &Layout, tables: &Tables) -> Result<(), StoreError> {
+async fn verify(
+    connection: &mut SqliteConnection,
+    path: &Path,
+    layout: &Layout,
+    tables: &Tables,
+) -> Result<(), StoreError> {
     let schema = |what: String| StoreError::Schema { store: NAME, what: format!("{}: {what}", path.display()) };
     let what = |error: sqlx::Error| StoreError::unavailable(NAME, format!("{}: {}", path.display(), plain(&error)));
     if !tables.has(layout.runs) {
         return Err(schema(format!("no table {:?}: not a store of layout {:?}", layout.runs, layout.name)));
     }
-    let columns: Vec<String> =
-        sqlx::query_scalar("SELECT name FROM pragma_table_info(?)").bind(layout.runs).fetch_all(&mut *connection).await.map_err(what)?;
+    let columns: Vec<String> = sqlx::query_scalar("SELECT name FROM pragma_table_info(?)")
+        .bind(layout.runs)
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(what)?;
     for column in RUN_COLUMNS {
         if !columns.iter().any(|name| name == column) {
             return Err(schema(format!("table {:?} has no column {column:?}", layout.runs)));

@@ -14,7 +14,12 @@ const COLUMNS: &str = "CAST(r.run_id AS BLOB), CAST(r.status AS BLOB), CAST(r.wo
 impl SqliteStore {
     /// Pages downwards by (created_at, run_id), which is an index. Times of another offset sort up to 14 hours off, for
     /// which the caller's bound allows. Text is paged; what is not text is counted by [`count_unpaged`](Self::count_unpaged).
-    pub(super) async fn read_page(&self, before: DateTime<Utc>, after: Option<&Cursor>, limit: usize) -> Result<Page, StoreError> {
+    pub(super) async fn read_page(
+        &self,
+        before: DateTime<Utc>,
+        after: Option<&Cursor>,
+        limit: usize,
+    ) -> Result<Page, StoreError> {
         let table = self.layout.runs;
         let text = format!(
             "SELECT {COLUMNS} FROM {table} AS r WHERE r.created_at >= '' AND typeof(r.run_id) = 'text' \
@@ -23,7 +28,7 @@ impl SqliteStore {
         let start = Cursor(vec![before.format("%Y-%m-%dT%H:%M:%S").to_string(), String::new()]);
         let bytes: Vec<Vec<u8>> = after.unwrap_or(&start).0.iter().map(|part| decode(part)).collect();
         let [created_at, id] = <[Vec<u8>; 2]>::try_from(bytes).expect("cursors of pages are made here, of two parts");
-        let mut connection = self.connection(None).await;
+        let mut connection = self.connection().await;
         let rows = sqlx::query(statement(text))
             .bind(created_at)
             .bind(id)
@@ -31,7 +36,10 @@ impl SqliteStore {
             .fetch_all(&mut *connection)
             .await
             .map_err(|error| self.error(&error))?;
-        let next = rows.last().filter(|_| rows.len() == limit).map(|row| Cursor(vec![encode(&bytes_of(row, 3)), encode(&bytes_of(row, 0))]));
+        let next = rows
+            .last()
+            .filter(|_| rows.len() == limit)
+            .map(|row| Cursor(vec![encode(&bytes_of(row, 3)), encode(&bytes_of(row, 0))]));
         Ok(Page { runs: rows.iter().map(seen).collect(), next })
     }
 
@@ -45,7 +53,7 @@ impl SqliteStore {
             one("created_at < ''"),
             one("created_at >= ':'")
         );
-        let mut connection = self.connection(None).await;
+        let mut connection = self.connection().await;
         let count: i64 = sqlx::query_scalar(statement(text))
             .bind(i64::try_from(limit).unwrap_or(i64::MAX))
             .fetch_one(&mut *connection)
@@ -54,23 +62,34 @@ impl SqliteStore {
         Ok(u64::try_from(count).unwrap_or(0))
     }
 
-    /// Pages by the row's number: children may have been made at any time.
-    pub(super) async fn read_children(&self, parents: &[String], after: Option<&Cursor>, limit: usize) -> Result<Page, StoreError> {
+    /// Pages by (parent, the row's number), which is the parent index.
+    pub(super) async fn read_children(
+        &self,
+        parents: &[String],
+        after: Option<&Cursor>,
+        limit: usize,
+    ) -> Result<Page, StoreError> {
         let table = self.layout.runs;
         let text = format!(
-            "SELECT {COLUMNS}, r.rowid FROM {table} AS r WHERE r.parent_run_id IN (SELECT value FROM json_each(?)) \
-             AND r.rowid > ? ORDER BY r.rowid LIMIT ?"
+            "SELECT {COLUMNS}, r.rowid, r.parent_run_id FROM {table} AS r WHERE r.parent_run_id IN (SELECT value FROM json_each(?)) \
+             AND (r.parent_run_id, r.rowid) > (?, ?) ORDER BY r.parent_run_id, r.rowid LIMIT ?"
         );
-        let start: i64 = after.and_then(|cursor| cursor.0.first()?.parse().ok()).unwrap_or(i64::MIN);
-        let mut connection = self.connection(None).await;
+        let (parent, row) = after
+            .and_then(|cursor| Some((cursor.0.first()?.as_str(), cursor.0.get(1)?.parse().ok()?)))
+            .unwrap_or(("", i64::MIN));
+        let mut connection = self.connection().await;
         let rows = sqlx::query(statement(text))
             .bind(json(parents.iter().map(String::as_str)))
-            .bind(start)
+            .bind(parent)
+            .bind(row)
             .bind(i64::try_from(limit).unwrap_or(i64::MAX))
             .fetch_all(&mut *connection)
             .await
             .map_err(|error| self.error(&error))?;
-        let next = rows.last().filter(|_| rows.len() == limit).map(|row| Cursor(vec![row.get::<i64, _>(6).to_string()]));
+        let next = rows
+            .last()
+            .filter(|_| rows.len() == limit)
+            .map(|row| Cursor(vec![row.get(7), row.get::<i64, _>(6).to_string()]));
         Ok(Page { runs: rows.iter().map(seen).collect(), next })
     }
 }
@@ -113,7 +132,11 @@ fn encode(bytes: &[u8]) -> String {
 fn decode(part: &str) -> Vec<u8> {
     match part.strip_prefix('\0') {
         None => part.as_bytes().to_vec(),
-        Some(digits) => digits.as_bytes().chunks(2).filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect(),
+        Some(digits) => digits
+            .as_bytes()
+            .chunks(2)
+            .filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+            .collect(),
     }
 }
 
