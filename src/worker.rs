@@ -97,8 +97,8 @@ async fn run(janitor: &Janitor, request: &Request, attempt: u32, worker: &Worker
 /// Whether the request's tick is older than the job's last one.
 async fn is_superseded(janitor: &Janitor, request: &Request) -> bool {
     let Some(tick) = request.tick else { return false };
-    match janitor.queue().last_tick(&request.job, tick).await {
-        Ok(last) => tick < last,
+    match janitor.queue().last_tick(&request.job).await {
+        Ok(last) => last.is_some_and(|last| tick < last),
         Err(error) => {
             // Running once more than needed does no harm.
             tracing::warn!(job = request.job, error = %chain(&error), "last tick unknown");
