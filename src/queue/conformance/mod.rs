@@ -116,6 +116,7 @@ pub fn report(id: &str, job: &str, outcome: Outcome) -> Report {
         id: id.to_owned(),
         version: "0.0.0".to_owned(),
         attempt: 1,
+        request: None,
         job: job.to_owned(),
         kind: "retention".to_owned(),
         mode: Mode::Apply,
