@@ -15,7 +15,7 @@ use redis::{FromRedisValue, RedisError, Script, ScriptInvocation, aio::Multiplex
 
 use super::{
     AHEAD_MAX, Claim, DEAD_MAX, Dead, Delivery, Enqueued, Queue, QueueError, QueueOptions, Request, Stats, Ticked,
-    rfc3339,
+    entry::rfc3339,
 };
 use crate::{
     ledger::REPORTS_MAX,
