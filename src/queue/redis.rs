@@ -15,7 +15,7 @@ use redis::{AsyncCommands, FromRedisValue, RedisError, Script, ScriptInvocation,
 
 use super::{
     AHEAD_MAX, Claim, DEAD_MAX, Dead, Delivery, Enqueued, Queue, QueueError, QueueOptions, Request, Stats, Ticked,
-    rfc3339,
+    entry::rfc3339,
 };
 use crate::{
     ledger::REPORTS_MAX,

@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     AHEAD_MAX, Claim, DEAD_MAX, Dead, Delivery, Enqueued, Queue, QueueError, QueueOptions, Request, Stats, Ticked,
-    rfc3339,
+    entry::rfc3339,
 };
 use crate::{
     clock::Clock,

@@ -199,6 +199,10 @@ pub trait RunStore: Send + Sync + Debug {
 }
 
 /// Opens the store that a job names.
+#[cfg_attr(
+    not(feature = "sqlite"),
+    expect(clippy::unused_async, reason = "the stores of other features are opened so")
+)]
 pub async fn open(config: &RetentionConfig) -> Result<std::sync::Arc<dyn RunStore>, StoreError> {
     use crate::config::StoreUrl;
     match &config.store {
