@@ -8,6 +8,8 @@ mod cli_jobs;
 mod config;
 mod config_errors;
 mod e2e_embedded;
+mod e2e_kill;
+mod e2e_redis;
 mod embedded;
 mod held;
 mod ledger;

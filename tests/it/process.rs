@@ -6,6 +6,7 @@ use std::{
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -40,6 +41,14 @@ impl World {
         ));
         let store = Store::seed(&cli.path().join("app.db"), due).await;
         Self { cli, store }
+    }
+
+    /// From now on the job works as fast as it can, and not as it was told.
+    pub fn hurry(&self, slow: &str) {
+        let path = self.cli.path().join("janitor.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(slow));
+        fs::write(path, text.replace(slow, "")).unwrap();
     }
 
     /// Starts `janitor <line>`.
@@ -157,5 +166,8 @@ impl Drop for Process {
         // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if thread::panicking() {
+            println!("{}:\n{}", self.files[1].display(), self.log());
+        }
     }
 }
