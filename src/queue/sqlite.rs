@@ -37,7 +37,7 @@ CREATE TABLE IF NOT EXISTS report (id TEXT PRIMARY KEY, job TEXT NOT NULL, at TE
 CREATE TABLE IF NOT EXISTS success (job TEXT PRIMARY KEY, at TEXT NOT NULL);
 ";
 
-/// A claim waits at most this long.
+/// A claim waits at most this long, or a sixth of the visibility where that is shorter: a lease counts from its beginning.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 /// How often a claim looks for what another process enqueued.
 const POLL: Duration = Duration::from_millis(250);
@@ -222,7 +222,8 @@ impl Queue for SqliteQueue {
     }
 
     async fn claim(&self, me: &str, busy: bool) -> Result<Claim, QueueError> {
-        let until = Instant::now() + WAIT_MAX;
+        let wait = (self.options.visibility / 6).min(WAIT_MAX);
+        let until = Instant::now() + wait;
         loop {
             // Listening before looking: what is enqueued in between is not missed.
             let mut enqueued = std::pin::pin!(self.enqueued.notified());
@@ -234,7 +235,7 @@ impl Queue for SqliteQueue {
                 return Ok(Claim::Empty);
             }
             // Running out is no error: another process may have enqueued something.
-            let _ = timeout(POLL, enqueued).await;
+            let _ = timeout(POLL.min(wait), enqueued).await;
         }
     }
 
