@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// The first batch of an execution, before anything is known of the store's speed.
 const FIRST: usize = 100;
+/// What a pause is longer than the gap between two askings, for the sake of slow timers.
+const SLACK: Duration = Duration::from_millis(10);
 /// From this on a batch's time is long.
 const ONE_PASS_MIN: Duration = Duration::from_secs(10);
 /// A batch may last this many times as long as it should, then it is rolled back and halved.
@@ -67,10 +69,17 @@ impl Pace {
         if self.size == 1 { trust } else { trust.min(self.time.saturating_mul(OVERRUN)) }
     }
 
-    /// How long to pause after a batch that lasted `took`: as long again, so that others have half of the time, and at
-    /// most `longest`.
+    /// How long to pause after a batch that lasted `took`: no longer than it, nor than `longest`.
+    ///
+    /// Those who wait for a lock ask for it again ever more rarely: SQLite's own waiting asks every 25 ms at first, every
+    /// 50 ms after 128 ms, and every 100 ms after 228 ms. The pause is long enough for one of these to fall into it.
     #[must_use]
     pub fn pause(took: Duration, longest: Duration) -> Duration {
-        took.min(longest)
+        let gap = match took.as_millis() {
+            0..128 => Duration::from_millis(25),
+            128..228 => Duration::from_millis(50),
+            _ => Duration::from_millis(100),
+        };
+        (gap + SLACK).min(took).min(longest)
     }
 }
