@@ -165,7 +165,8 @@ pub trait RunStore: Send + Sync + Debug {
     /// The store's own clock; `None` where it has none.
     async fn now(&self) -> Result<Option<DateTime<Utc>>, StoreError>;
 
-    /// Up to `limit` runs that were made before `before`, latest first, from `after` on. Never writes.
+    /// Up to `limit` runs, latest first, from `after` on: all that were made before `before`, and none that was made two
+    /// days later. Never writes.
     async fn page(&self, before: DateTime<Utc>, after: Option<&Cursor>, limit: usize) -> Result<Page, StoreError>;
 
     /// How many runs [`page`](Self::page) cannot show because the time they were made at is no time; `limit` at most.

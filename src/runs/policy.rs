@@ -5,11 +5,15 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::Seen;
 use crate::config::{Keep, RetentionConfig, RetentionDays, Rule};
 
+/// A run is made before it is last written, but clocks differ.
+const SKEW_MAX: TimeDelta = TimeDelta::days(1);
+
 /// A job's rules with the cutoffs that they mean at one instant.
 #[derive(Clone, Debug)]
 pub struct Policy {
     rules: Vec<(Rule, Verdict)>,
     rest: Verdict,
+    horizon: DateTime<Utc>,
     terminal: &'static [&'static str],
 }
 
@@ -45,7 +49,7 @@ impl Policy {
         before: Option<DateTime<Utc>>,
     ) -> Option<Self> {
         let cutoff = |days: RetentionDays| {
-            let age = now - TimeDelta::days(days.get().into());
+            let age = now.checked_sub_signed(TimeDelta::days(days.get().into())).unwrap_or(DateTime::<Utc>::MIN_UTC);
             Verdict::Before(before.map_or(age, |before| age.min(before)))
         };
         let rest = config.retention_days.map_or(Verdict::Keep, cutoff);
@@ -60,8 +64,15 @@ impl Policy {
                 (rule.clone(), verdict)
             })
             .collect();
-        let policy = Self { rules, rest, terminal };
-        policy.latest_cutoff().is_some().then_some(policy)
+        let mut policy = Self { rules, rest, horizon: DateTime::<Utc>::MIN_UTC, terminal };
+        policy.horizon = policy.latest_cutoff()?.checked_add_signed(SKEW_MAX).unwrap_or(DateTime::<Utc>::MAX_UTC);
+        Some(policy)
+    }
+
+    /// No run that was made at this instant or later goes, whatever its last update says: sweeps need not look there.
+    #[must_use]
+    pub const fn horizon(&self) -> DateTime<Utc> {
+        self.horizon
     }
 
     /// The cutoff of the job's own days, which signals and schedules go by.
@@ -90,9 +101,12 @@ impl Policy {
         if !self.terminal.contains(&run.status.as_str()) {
             return Decision::Alive;
         }
-        let (Some(updated_at), Some(_)) = (run.updated_at.instant, run.created_at.instant) else {
+        let (Some(updated_at), Some(created_at)) = (run.updated_at.instant, run.created_at.instant) else {
             return Decision::UnreadableTime;
         };
+        if created_at >= self.horizon {
+            return Decision::Alive;
+        }
         let first = self.rules.iter().find(|(rule, _)| matches(rule, run));
         match first.map_or(self.rest, |(_, verdict)| *verdict) {
             Verdict::Before(cutoff) if updated_at < cutoff => Decision::Eligible,

@@ -15,4 +15,5 @@ mod lock;
 mod metrics;
 mod queue;
 mod redis;
+mod runs;
 mod worker;
