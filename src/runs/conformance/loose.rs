@@ -54,7 +54,10 @@ async fn leaves(subject: &dyn Subject, goes: Vec<Thing>, stays: Vec<Thing>) {
     }
     assert_eq!(subject.things().await.len(), all, "the things of the case are not apart");
     sweep_loose(subject, 1).await;
-    assert_eq!(subject.things().await, stays.into_iter().collect::<BTreeSet<_>>());
+    let (left, stays) = (subject.things().await, stays.into_iter().collect::<BTreeSet<_>>());
+    let too_much: Vec<&Thing> = stays.difference(&left).collect();
+    let too_little: Vec<&Thing> = left.difference(&stays).collect();
+    assert!(too_much.is_empty() && too_little.is_empty(), "took {too_much:?} and left {too_little:?}");
 }
 
 /// As long as a subscription that has not ended has not acknowledged a signal of its types, the signal stays.
