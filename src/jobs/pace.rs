@@ -83,3 +83,82 @@ impl Pace {
         (gap + SLACK).min(took).min(longest)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIME: Duration = Duration::from_millis(250);
+    const PAUSE: Duration = Duration::from_millis(100);
+
+    #[test]
+    fn starts_small_and_never_exceeds_its_most() {
+        let mut pace = Pace::new(150, TIME, PAUSE);
+        let mut sizes = vec![pace.size()];
+        for _ in 0..3 {
+            pace.lasted(pace.size(), Duration::ZERO);
+            sizes.push(pace.size());
+        }
+        assert_eq!(sizes, [100, 150, 150, 150]);
+        assert_eq!(Pace::new(7, TIME, PAUSE).size(), 7);
+    }
+
+    #[test]
+    fn settles_where_a_batch_lasts_as_long_as_it_should() {
+        let mut pace = Pace::new(1_000_000, TIME, PAUSE);
+        for _ in 0..20 {
+            let took = Duration::from_micros(100) * u32::try_from(pace.size()).unwrap();
+            pace.lasted(pace.size(), took);
+        }
+        assert!((2_400..=2_600).contains(&pace.size()), "{}", pace.size());
+    }
+
+    #[test]
+    fn shrinks_by_half_at_most_and_never_to_nothing() {
+        let mut pace = Pace::new(1_000, TIME, PAUSE);
+        pace.lasted(100, Duration::from_hours(1));
+        assert_eq!(pace.size(), 50);
+        for _ in 0..100 {
+            pace.lasted(pace.size(), Duration::from_hours(1));
+            pace.timed_out();
+        }
+        assert_eq!(pace.size(), 1);
+        pace.lasted(1, Duration::ZERO);
+        assert_eq!(pace.size(), 2);
+    }
+
+    #[test]
+    fn a_small_last_batch_makes_none_larger() {
+        let mut pace = Pace::new(1_000, TIME, PAUSE);
+        pace.lasted(3, Duration::from_millis(1));
+        assert_eq!(pace.size(), 100);
+    }
+
+    #[test]
+    fn makes_one_pass_where_nobody_waits() {
+        let long = Duration::from_mins(10);
+        assert_eq!(Pace::new(1_000_000, long, Duration::ZERO).size(), 1_000_000);
+        assert_eq!(Pace::new(1_000_000, long, PAUSE).size(), 100);
+        assert_eq!(Pace::new(1_000_000, TIME, Duration::ZERO).size(), 100);
+    }
+
+    #[test]
+    fn a_batch_lasts_no_longer_than_the_lock_is_trusted() {
+        let mut pace = Pace::new(1_000, TIME, PAUSE);
+        let trust = Duration::from_secs(20);
+        assert_eq!(pace.limit(trust), 2 * TIME);
+        assert_eq!(pace.limit(Duration::from_millis(1)), Duration::from_millis(1));
+        while pace.size() > 1 {
+            pace.timed_out();
+        }
+        assert_eq!(pace.limit(trust), trust);
+        assert_eq!(Pace::new(1_000, Duration::MAX, PAUSE).limit(trust), trust);
+    }
+
+    #[test]
+    fn pauses_as_long_as_a_batch_lasted_and_no_longer_than_it_may() {
+        assert_eq!(Pace::pause(Duration::from_millis(30), PAUSE), Duration::from_millis(30));
+        assert_eq!(Pace::pause(Duration::from_secs(30), PAUSE), PAUSE);
+        assert_eq!(Pace::pause(Duration::from_secs(30), Duration::ZERO), Duration::ZERO);
+    }
+}

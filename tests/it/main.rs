@@ -19,5 +19,6 @@ mod metrics;
 mod process;
 mod queue;
 mod redis;
+mod runs;
 mod seed;
 mod worker;

@@ -48,8 +48,8 @@ impl SqliteStore {
         // An unreadable list of types may name any. A subscription that has not ended still reads what it has not acknowledged.
         let unread = |signal: &str| {
             format!(
-                "EXISTS (SELECT 1 FROM stream_subscriptions AS u WHERE u.stream_id = {signal}.stream_id AND u.status NOT IN ({ended}) \
-             AND (NOT json_valid(u.signal_types) OR EXISTS (SELECT 1 FROM json_each(u.signal_types) WHERE value = {signal}.signal_type)) \
+                "EXISTS (SELECT 1 FROM stream_subscriptions AS u WHERE u.stream_id = {signal}.stream_id AND coalesce(u.status, '') NOT IN ({ended}) \
+             AND (CASE WHEN json_valid(u.signal_types) THEN json_type(u.signal_types) END IS NOT 'array' OR EXISTS (SELECT 1 FROM json_each(u.signal_types) WHERE value = {signal}.signal_type)) \
              AND NOT EXISTS (SELECT 1 FROM signal_acknowledgments AS a WHERE a.signal_id = {signal}.signal_id AND a.step_run_id = u.step_run_id))"
             )
         };
