@@ -10,6 +10,8 @@ mod config_errors;
 mod e2e_embedded;
 mod e2e_kill;
 mod e2e_redis;
+mod e2e_stale;
+mod e2e_ticks;
 mod embedded;
 mod held;
 mod ledger;
