@@ -1,10 +1,12 @@
 //! Connects a configuration to its queue, lock and ledger.
 
+#[cfg(any(feature = "redis", feature = "sqlite"))]
 use std::sync::Arc;
 
+#[cfg(any(feature = "redis", feature = "sqlite"))]
+use crate::clock::SystemClock;
 use crate::{
     Janitor,
-    clock::{Clock, SystemClock},
     config::{Config, RedisConfig},
     queue::QueueOptions,
 };
@@ -73,21 +75,23 @@ impl Janitor {
     }
 
     #[cfg(not(feature = "redis"))]
+    #[expect(clippy::unused_async, reason = "the same signature as with the feature")]
     async fn over_redis(_: Config, _: &RedisConfig, _: QueueOptions) -> Result<Self, ConnectError> {
         Err(ConnectError::Without("redis"))
     }
 
     #[cfg(feature = "sqlite")]
     async fn over_file(config: Config, options: QueueOptions) -> Result<Self, ConnectError> {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let clock = Arc::new(SystemClock);
         let pool = crate::embedded::open(&config.data_dir).await?;
-        let queue = Arc::new(crate::queue::sqlite::SqliteQueue::new(pool.clone(), options, Arc::clone(&clock)));
-        let lock = Arc::new(crate::lock::sqlite::SqliteLock::new(pool.clone(), Arc::clone(&clock)));
+        let queue = Arc::new(crate::queue::sqlite::SqliteQueue::new(pool.clone(), options, clock.clone()));
+        let lock = Arc::new(crate::lock::sqlite::SqliteLock::new(pool.clone(), clock.clone()));
         let ledger = Arc::new(crate::ledger::sqlite::SqliteLedger::new(pool));
         Ok(Self::over(config, queue, lock, ledger, clock))
     }
 
     #[cfg(not(feature = "sqlite"))]
+    #[expect(clippy::unused_async, reason = "the same signature as with the feature")]
     async fn over_file(_: Config, _: QueueOptions) -> Result<Self, ConnectError> {
         Err(ConnectError::Without("sqlite"))
     }

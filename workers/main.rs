@@ -8,6 +8,7 @@ mod beat;
 mod check;
 mod completions;
 mod dead;
+mod demo;
 mod enqueue;
 mod history;
 mod init;
@@ -46,6 +47,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::Args),
     Init(init::Args),
     Check(check::Args),
     Up(up::Args),
@@ -103,6 +105,7 @@ impl Command {
             Self::Resume(args) => pause::resume(app, &args).await,
             Self::Unlock(args) => unlock::run(app, &args).await,
             Self::Dead(args) => dead::run(app, &args).await,
+            Self::Demo(args) => demo::run(app, &args).await,
             Self::Completions(args) => completions::run(app, &args),
         }
     }

@@ -15,6 +15,9 @@ use serde::Serialize;
 
 use crate::app::Fail;
 
+/// The narrowest terminal that rows are folded for.
+const WIDTH_MIN: u16 = 60;
+
 /// Where results go, and in which shape.
 #[derive(Clone, Copy, Debug)]
 pub struct Out {
@@ -63,7 +66,11 @@ impl Out {
                 return self.say("none");
             }
             let mut table = Table::new();
-            table.load_style(UTF8_NO_BORDERS).set_content_arrangement(ContentArrangement::Dynamic).set_header(header);
+            table.load_style(UTF8_NO_BORDERS).set_header(header);
+            // A terminal that does not know its width says 0: then a row is as long as it is.
+            if table.width().is_some_and(|width| width >= WIDTH_MIN) {
+                table.set_content_arrangement(ContentArrangement::Dynamic);
+            }
             for row in rows {
                 table.add_row(row.iter().map(|cell| printable(cell).into_owned()));
             }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use apalis_janitor::{Janitor, config::Config, run_worker};
+use apalis_janitor::{ConnectError, Janitor, config::Config, run_worker};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::Fail;
@@ -14,7 +14,10 @@ pub fn load(named: Option<&Path>) -> Result<Config, Fail> {
 
 /// Connects to queue, lock and ledger.
 pub async fn connect(config: Config) -> Result<Janitor, Fail> {
-    Janitor::connect(config).await.map_err(|error| Fail::of(&error))
+    Janitor::connect(config).await.map_err(|error| match error {
+        ConnectError::Without(_) => Fail::config(error.to_string()),
+        error => Fail::of(&error),
+    })
 }
 
 /// Works until `stop`, then drains.

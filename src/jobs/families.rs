@@ -73,7 +73,9 @@ pub async fn below(store: &dyn RunStore, policy: &Policy, eligible: &[Seen]) -> 
             stack.pop();
         }
         if !next.is_empty() && stack.len() >= DEPTH_MAX {
-            next.values().for_each(|root| found.held[*root] = true);
+            for root in next.values() {
+                found.held[*root] = true;
+            }
         } else if !next.is_empty() {
             stack.push(Level { parents: next, after: None });
         }

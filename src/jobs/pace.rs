@@ -46,9 +46,9 @@ impl Pace {
 
     /// A batch of `count` lasted `took`. Short batches tell nothing of larger ones, so growth is a doubling at most.
     pub fn lasted(&mut self, count: usize, took: Duration) {
+        #[expect(clippy::cast_precision_loss, reason = "a batch has a million at most")]
         let fit = count as f64 * self.time.as_secs_f64() / took.as_secs_f64().max(1e-6);
-        // A cast of a float saturates: it cannot wrap.
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast of a float saturates")]
         let fit = fit as usize;
         if count >= self.size || fit < self.size {
             self.size = fit.clamp((self.size / 2).max(1), self.size.saturating_mul(2)).min(self.max).max(1);

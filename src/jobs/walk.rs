@@ -148,7 +148,9 @@ impl<I: Send + Sync> Walk<'_, I> {
             tally.batches += 1;
             self.buffer.drain(..size);
             self.deleted += gone.len() as u64;
-            gone.iter().for_each(|id| self.watch.item(id));
+            for id in &gone {
+                self.watch.item(id);
+            }
             self.watch.progress(self.planned, self.deleted);
             self.limits.pace.lasted(size, took);
             if !(is_last && self.buffer.is_empty()) {

@@ -10,7 +10,7 @@ use crate::{Janitor, report::Report};
 
 /// Counts nothing.
 #[derive(Clone, Debug, Default)]
-pub struct Metrics;
+pub struct Metrics(());
 
 impl Metrics {
     /// Does nothing.

@@ -8,15 +8,17 @@
 pub mod backend;
 #[cfg(feature = "test-util")]
 pub mod conformance;
+#[cfg(any(feature = "redis", feature = "sqlite", test))]
+mod entry;
 #[cfg(feature = "redis")]
 pub mod redis;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
-use std::{fmt::Debug, str::FromStr, time::Duration};
+use std::{fmt::Debug, time::Duration};
 
 use async_trait::async_trait;
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 
 use crate::report::{Mode, Report};
 
@@ -38,50 +40,6 @@ pub struct Request {
     #[serde(default)]
     pub tick: Option<DateTime<Utc>>,
 }
-
-impl Request {
-    /// Reads an entry's fields. What they say beyond the request is left alone; the error says what is wrong with them.
-    pub(crate) fn read(fields: &[(String, String)]) -> Result<Self, String> {
-        // Any program can append: the reason quotes the entry, which may be of any length.
-        Self::parse(fields).map_err(|reason| reason.chars().take(REASON_MAX).collect())
-    }
-
-    fn parse(fields: &[(String, String)]) -> Result<Self, String> {
-        let one = |name: &str| {
-            let mut values = fields.iter().filter(|(field, _)| field == name).map(|(_, value)| value.as_str());
-            match (values.next(), values.next()) {
-                (value, None) => Ok(value),
-                (_, Some(_)) => Err(format!("the field {name:?} is there twice")),
-            }
-        };
-        let needed = |name: &str| match one(name)? {
-            Some(value) if !value.is_empty() => Ok(value),
-            Some(_) => Err(format!("the field {name:?} is empty")),
-            None => Err(format!("the field {name:?} is missing")),
-        };
-        let tick = one("tick")?.map(|text| match DateTime::parse_from_rfc3339(text) {
-            Ok(tick) => Ok(tick.to_utc()),
-            Err(error) => Err(format!("tick {text:?} is no RFC 3339 instant: {error}")),
-        });
-        let job = needed("job")?;
-        // Reports are kept by job: a name that no configuration can have should not become a key.
-        if job.len() > JOB_MAX_BYTES || job.chars().any(char::is_control) {
-            return Err(format!("job {job:?} is no name of a job"));
-        }
-        Ok(Self { job: job.to_owned(), mode: Mode::from_str(needed("mode")?)?, tick: tick.transpose()? })
-    }
-}
-
-/// An instant as it stands in messages: RFC 3339 in UTC.
-pub(crate) fn rfc3339(instant: DateTime<Utc>) -> String {
-    instant.to_rfc3339_opts(SecondsFormat::AutoSi, true)
-}
-
-/// The longest name of a job, in bytes.
-const JOB_MAX_BYTES: usize = 200;
-
-/// The longest reason that quotes an entry, in characters.
-const REASON_MAX: usize = 300;
 
 /// How far ahead of the store's clock a tick may be.
 pub const AHEAD_MAX: Duration = Duration::from_mins(1);
@@ -219,8 +177,12 @@ pub trait Queue: Send + Sync + Debug {
     /// store's clock; one step of the store, so any number of beats enqueue a tick once.
     async fn tick(&self, request: &Request) -> Result<Ticked, QueueError>;
 
-    /// The job's last tick. A job that was never seen gets `now` as its last tick, so that it starts from now.
-    async fn last_tick(&self, job: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, QueueError>;
+    /// The job's last tick; `None` where it was never seen.
+    async fn last_tick(&self, job: &str) -> Result<Option<DateTime<Utc>>, QueueError>;
+
+    /// The job's last tick. One that was never seen gets `now`, or the store's clock where that is earlier, as its last
+    /// tick: it starts from now, even where this host's clock is ahead.
+    async fn start(&self, job: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, QueueError>;
 
     /// The next request, or what else there is to do; waits a bounded time for one. `busy` says that `me` runs something.
     async fn claim(&self, me: &str, busy: bool) -> Result<Claim, QueueError>;
@@ -261,38 +223,4 @@ pub trait Queue: Send + Sync + Debug {
 
     /// The same queue over connections that share nothing with this one's, for a runtime of its own.
     fn again(&self) -> std::sync::Arc<dyn Queue>;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(fields: &[(&str, &str)]) -> Result<Request, String> {
-        let owned: Vec<_> = fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Request::read(&owned)
-    }
-
-    #[test]
-    fn reads_what_any_program_can_write() {
-        let request = Request { job: "old-runs".to_owned(), mode: Mode::DryRun, tick: None };
-        assert_eq!(read(&[("job", "old-runs"), ("mode", "dry_run"), ("note", "x")]), Ok(request));
-    }
-
-    #[test]
-    fn reads_a_tick_in_any_zone() {
-        let request = read(&[("job", "a"), ("mode", "apply"), ("tick", "2026-11-20T04:00:00+01:00")]).unwrap();
-        assert_eq!(request.tick.map(rfc3339).as_deref(), Some("2026-11-20T03:00:00Z"));
-    }
-
-    #[test]
-    fn says_what_is_wrong_with_an_entry() {
-        assert_eq!(read(&[("mode", "apply")]).unwrap_err(), "the field \"job\" is missing");
-        assert_eq!(read(&[("job", ""), ("mode", "apply")]).unwrap_err(), "the field \"job\" is empty");
-        assert_eq!(read(&[("job", "a"), ("job", "b")]).unwrap_err(), "the field \"job\" is there twice");
-        assert!(read(&[("job", "a"), ("mode", "delete")]).unwrap_err().starts_with("mode \"delete\" is neither"));
-        assert!(read(&[("job", "a\nb"), ("mode", "apply")]).unwrap_err().ends_with("is no name of a job"));
-        assert!(read(&[("job", "a"), ("mode", &"x".repeat(5_000))]).unwrap_err().len() <= REASON_MAX);
-        assert!(read(&[("job", &"a".repeat(JOB_MAX_BYTES + 1)), ("mode", "apply")]).is_err());
-        assert!(read(&[("job", "a"), ("mode", "apply"), ("tick", "soon")]).unwrap_err().starts_with("tick \"soon\""));
-    }
 }

@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     AHEAD_MAX, Claim, DEAD_MAX, Dead, Delivery, Enqueued, Queue, QueueError, QueueOptions, Request, Stats, Ticked,
-    rfc3339,
+    entry::rfc3339,
 };
 use crate::{
     clock::Clock,
@@ -207,7 +207,14 @@ impl Queue for SqliteQueue {
         Ok(Ticked::New(added.last_insert_rowid().to_string()))
     }
 
-    async fn last_tick(&self, job: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, QueueError> {
+    async fn last_tick(&self, job: &str) -> Result<Option<DateTime<Utc>>, QueueError> {
+        let last =
+            sqlx::query_scalar("SELECT last FROM tick WHERE job = ?").bind(job).fetch_optional(&self.pool).await?;
+        last.map(instant).transpose()
+    }
+
+    async fn start(&self, job: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, QueueError> {
+        let now = now.min(self.clock.now());
         let first =
             "INSERT INTO tick (job, last) VALUES (?, ?) ON CONFLICT (job) DO UPDATE SET last = last RETURNING last";
         let last = sqlx::query_scalar(first).bind(job).bind(now.timestamp_millis()).fetch_one(&self.pool).await?;

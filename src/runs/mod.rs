@@ -199,10 +199,14 @@ pub trait RunStore: Send + Sync + Debug {
 }
 
 /// Opens the store that a job names.
+#[cfg_attr(
+    not(feature = "sqlite"),
+    expect(clippy::unused_async, reason = "the stores of other features are opened so")
+)]
 pub async fn open(config: &RetentionConfig) -> Result<std::sync::Arc<dyn RunStore>, StoreError> {
     use crate::config::StoreUrl;
     match &config.store {
-        StoreUrl::Memory => unimplemented!(),
+        StoreUrl::Memory => Ok(std::sync::Arc::new(memory::MemoryStore::default())),
         #[cfg(feature = "sqlite")]
         StoreUrl::Sqlite(path) => {
             Ok(std::sync::Arc::new(sqlite::SqliteStore::open(path, &layout::PYWORKFLOW, config.batch_size).await?))

@@ -6,7 +6,8 @@ use assert_cmd::Command;
 use tempfile::TempDir;
 
 /// Every subcommand, with those of `dead`.
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
+    "demo",
     "init",
     "check",
     "up",

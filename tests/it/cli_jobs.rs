@@ -259,3 +259,20 @@ async fn a_redis_that_is_gone_fails_and_is_named() {
     }
     assert_eq!(runs(&cli).await.len(), 2);
 }
+
+#[test]
+fn the_demo_deletes_what_it_planned_and_leaves_nothing_behind() {
+    let cli = Cli::with("");
+    let demo = |line: &str| {
+        let output = cli.command().env("TMPDIR", cli.path()).args(line.split(' ')).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let reports: Value = serde_json::from_str(&demo("demo --json")).unwrap();
+    assert_eq!(reports[0]["planned"]["runs"], 1_050);
+    assert_eq!(reports[1]["deleted"]["runs"], 1_050);
+    assert_eq!(reports[1]["kept"]["parent_of_kept"], 1);
+    assert_eq!(reports[2]["planned"]["runs"], 0);
+    assert!(demo("demo").contains("$ janitor run old-runs --dry-run"));
+    assert_eq!(std::fs::read_dir(cli.path()).unwrap().count(), 1, "only janitor.toml");
+}

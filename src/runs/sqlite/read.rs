@@ -12,7 +12,7 @@ const COLUMNS: &str = "CAST(r.run_id AS BLOB), CAST(r.status AS BLOB), CAST(r.wo
                        CASE typeof(r.updated_at) WHEN 'text' THEN CAST(r.updated_at AS BLOB) END, CAST(r.parent_run_id AS BLOB)";
 
 impl SqliteStore {
-    /// Pages downwards by (created_at, run_id), which is an index. Times of another offset sort up to 14 hours off, for
+    /// Pages downwards by `(created_at, run_id)`, which is an index. Times of another offset sort up to 14 hours off, for
     /// which the caller's bound allows. Text is paged; what is not text is counted by [`count_unpaged`](Self::count_unpaged).
     pub(super) async fn read_page(
         &self,
