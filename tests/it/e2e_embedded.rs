@@ -23,19 +23,21 @@ async fn up_sweeps_on_its_schedule_and_leaves_nothing_behind() {
     comes("a sweep", async || world.store.left().await == 0).await;
     comes("its report", async || world.history().iter().any(|report| deleted(report) == 500)).await;
     let report = world.history().into_iter().find(|report| deleted(report) == 500).unwrap();
-    assert_eq!((&report["outcome"], &report["mode"], &report["kind"]), (&"done".into(), &"apply".into(), &"retention".into()));
+    assert_eq!(
+        (&report["outcome"], &report["mode"], &report["kind"]),
+        (&"done".into(), &"apply".into(), &"retention".into())
+    );
     assert!(report["tick"].is_string() && report["fence"].is_u64(), "{report}");
     assert_eq!(report["planned"]["runs"], 500);
-    let counts: serde_json::Map<String, Value> = [("events", 1_500), ("steps", 1_000), ("hooks", 500), ("checkpoints", 500)]
-        .map(|(kind, count)| (kind.to_owned(), count.into()))
-        .into_iter()
-        .collect();
-    for (kind, count) in &counts {
-        assert_eq!(&report["deleted"][kind], count, "{kind}");
+    for (kind, count) in [("events", 1_500), ("steps", 1_000), ("hooks", 500), ("checkpoints", 500)] {
+        assert_eq!(report["deleted"][kind], count, "{kind}");
     }
     world.store.assert_swept().await;
     let status = &world.cli.json("status --json")[0];
-    assert_eq!((&status["job"], &status["dead"], &status["problems"]), (&"old-runs".into(), &0.into(), &Value::Array(vec![])));
+    assert_eq!(
+        (&status["job"], &status["dead"], &status["problems"]),
+        (&"old-runs".into(), &0.into(), &Value::Array(vec![]))
+    );
     assert!(status["last_success"].is_string() && status["next"].is_string(), "{status}");
     up.stop().await;
     assert_eq!(world.cli.json("status --json")[0]["locked"], false);

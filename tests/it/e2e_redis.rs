@@ -76,7 +76,10 @@ async fn what_cannot_be_read_or_is_not_known_dies_and_the_worker_lives() {
     // The command line shows the reports of configured jobs; this one is in the ledger all the same.
     let stored = redis.cli(&["LRANGE", "{janitor}:reports:no-such-job", "0", "-1"]).await;
     let report: Value = serde_json::from_str(&stored).unwrap();
-    assert_eq!((&report["outcome"], &report["attempt"], &report["kind"]), (&"failed".into(), &2.into(), &"unknown".into()));
+    assert_eq!(
+        (&report["outcome"], &report["attempt"], &report["kind"]),
+        (&"failed".into(), &2.into(), &"unknown".into())
+    );
     assert_eq!(world.cli.run("status --check").0, 1);
 
     assert_eq!(world.cli.run(&format!("dead retry {unknown}")).0, 0);

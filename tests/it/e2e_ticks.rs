@@ -71,7 +71,10 @@ async fn three_beats_and_three_workers_sweep_once_a_tick_whoever_is_killed() {
     assert!(not_run <= 2, "a kill costs the ticks of its own moment only: {ticks:?}");
     let reported: u64 = world.history().iter().map(deleted).sum();
     let gone = world.store.due() - world.store.left().await;
-    assert!(reported <= gone && gone < reported + 60, "reported {reported}, gone {gone}: the killed one's part is open");
+    assert!(
+        reported <= gone && gone < reported + 60,
+        "reported {reported}, gone {gone}: the killed one's part is open"
+    );
     world.store.assert_whole().await;
     assert_eq!(redis.cli(&["EXISTS", "{janitor}:lock:old-runs"]).await, "0");
 }

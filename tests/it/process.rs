@@ -118,7 +118,11 @@ impl Process {
         let files = ["out", "err"].map(|kind| cli.path().join(format!("{number}.{kind}")));
         let to = |path| Stdio::from(File::create(path).unwrap());
         let mut command = Command::new(env!("CARGO_BIN_EXE_janitor"));
-        command.args(line.split_whitespace()).current_dir(cli.path()).env_remove("JANITOR_CONFIG").env_remove("RUST_LOG");
+        command
+            .args(line.split_whitespace())
+            .current_dir(cli.path())
+            .env_remove("JANITOR_CONFIG")
+            .env_remove("RUST_LOG");
         let child = command.stdin(Stdio::null()).stdout(to(&files[0])).stderr(to(&files[1])).spawn().unwrap();
         Self { child, files }
     }
