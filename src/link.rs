@@ -5,7 +5,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use deadpool_redis::{Manager, Pool, Runtime};
 use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, RedisError, RedisResult, ScriptInvocation, aio::MultiplexedConnection,
+    AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, RedisError, RedisResult, ScriptInvocation,
+    aio::MultiplexedConnection,
 };
 
 /// How long a connection may take to come up.
@@ -85,6 +86,12 @@ pub struct Probe {
     pub eviction: Option<String>,
     /// Its clock.
     pub now: DateTime<Utc>,
+}
+
+/// Whether the client can read `url`.
+#[must_use]
+pub fn is_url(url: &str) -> bool {
+    url.into_connection_info().is_ok()
 }
 
 /// Where Redis is, and under which keys.

@@ -69,6 +69,12 @@ impl Pace {
         if self.size == 1 { trust } else { trust.min(self.time.saturating_mul(OVERRUN)) }
     }
 
+    /// Whether others have been kept out for so long, by `held` in all, that it is time for a pause.
+    #[must_use]
+    pub fn is_long(&self, held: Duration) -> bool {
+        held >= self.time / 2
+    }
+
     /// How long to pause after a batch that lasted `took`: no longer than it, nor than `longest`.
     ///
     /// Those who wait for a lock ask for it again ever more rarely: SQLite's own waiting asks every 25 ms at first, every

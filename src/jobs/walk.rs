@@ -62,6 +62,7 @@ pub async fn walk<J: Job>(
         planned: 0,
         deleted: 0,
         failed: 0,
+        held: Duration::ZERO,
     };
     tally.planned.add(J::UNIT, 0);
     if let Leave::Apply(_) = leave {
@@ -85,6 +86,8 @@ struct Walk<'a, I> {
     planned: u64,
     deleted: u64,
     failed: u64,
+    /// How long others have been kept out since the last pause.
+    held: Duration,
 }
 
 impl<I: Send + Sync> Walk<'_, I> {
@@ -209,13 +212,17 @@ impl<I: Send + Sync> Walk<'_, I> {
         self.admit::<J>(tally);
     }
 
-    /// Lets other writers in.
-    async fn rest_between(&self, took: Duration) {
-        let pause = Pace::pause(took, self.limits.pause);
+    /// Lets other writers in, once they have been kept out for some time: many small batches count as one.
+    async fn rest_between(&mut self, took: Duration) {
+        self.held += took;
+        if !self.limits.pace.is_long(self.held) {
+            return;
+        }
+        let pause = Pace::pause(std::mem::take(&mut self.held), self.limits.pause);
         tokio::select! { () = tokio::time::sleep(pause) => {} () = self.stop.cancelled() => {} }
     }
 
-    async fn rest<J: Job<Item = I>>(&self, job: &mut J, tally: &mut Tally) -> Result<Stopped, JobError> {
+    async fn rest<J: Job<Item = I>>(&mut self, job: &mut J, tally: &mut Tally) -> Result<Stopped, JobError> {
         loop {
             if let Some(stopped) = self.stopped() {
                 return Ok(stopped);

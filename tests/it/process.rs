@@ -45,10 +45,15 @@ impl World {
 
     /// From now on the job works as fast as it can, and not as it was told.
     pub fn hurry(&self, slow: &str) {
+        self.configure(slow, "");
+    }
+
+    /// Writes `new` into the configuration in place of `old`, for who starts from now on.
+    pub fn configure(&self, old: &str, new: &str) {
         let path = self.cli.path().join("janitor.toml");
         let text = fs::read_to_string(&path).unwrap();
-        assert!(text.contains(slow));
-        fs::write(path, text.replace(slow, "")).unwrap();
+        assert!(text.contains(old));
+        fs::write(path, text.replace(old, new)).unwrap();
     }
 
     /// Starts `janitor <line>`.

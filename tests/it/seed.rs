@@ -109,6 +109,13 @@ impl Store {
         begun.is_err()
     }
 
+    /// Keeps everybody else from writing until it is dropped.
+    pub async fn hold(&self) -> SqliteConnection {
+        let mut connection = self.connect().await;
+        sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut connection).await.unwrap();
+        connection
+    }
+
     /// All that must stay is there, and nothing else, and the file is sound.
     pub async fn assert_swept(&self) {
         let rows = self.rows().await;
