@@ -66,7 +66,7 @@ pub async fn run_beat(janitor: Janitor, stop: CancellationToken) {
 /// Enqueues what is due at `now`; `false` where the queue found a tick ahead of its own clock.
 async fn round(janitor: &Janitor, planner: &mut Planner, now: DateTime<Utc>) -> Result<bool, String> {
     for job in planner.unknown() {
-        let last = janitor.queue().last_tick(planner.name(job), now).await.map_err(|error| chain(&error))?;
+        let last = janitor.queue().start(planner.name(job), now).await.map_err(|error| chain(&error))?;
         planner.settle(job, last);
     }
     let mut in_time = true;

@@ -23,6 +23,9 @@ use crate::{
 /// How often a lock is asked for that a dead worker may have left.
 const LOCK_POLL: Duration = Duration::from_millis(250);
 
+/// How often a running job asks whether it was paused.
+const PAUSE_POLL: Duration = Duration::from_secs(1);
+
 /// One execution that is asked for.
 #[derive(Clone, Copy)]
 pub struct Ask<'a> {
@@ -86,6 +89,7 @@ struct Execution<'a> {
     start: Instant,
     fence: Option<u64>,
     cutoff: Option<DateTime<Utc>>,
+    is_paused: bool,
     tally: Tally,
 }
 
@@ -104,6 +108,7 @@ impl Janitor {
             start: Instant::now(),
             fence: None,
             cutoff: None,
+            is_paused: false,
             tally: Tally::default(),
         };
         let end = match AssertUnwindSafe(execution.run()).catch_unwind().await {
@@ -188,7 +193,17 @@ impl Execution<'_> {
             items: config.run_limit.map(std::num::NonZeroU64::get),
             time: config.time_limit,
         };
-        let swept = walk(&mut job, leave, limits, self.ask.watch, self.ask.stop, &mut self.tally).await;
+        let stop = self.ask.stop.child_token();
+        let mut walked = Box::pin(walk(&mut job, leave, limits, self.ask.watch, &stop, &mut self.tally));
+        let swept = tokio::select! {
+            swept = &mut walked => swept,
+            () = paused(self.janitor, &self.job.name), if matches!(leave, Leave::Apply(_)) => {
+                stop.cancel();
+                self.is_paused = true;
+                (&mut walked).await
+            }
+        };
+        drop(walked);
         let is_all_gone = matches!((&swept, leave), (Ok(Stopped::AtTheEnd), Leave::Apply(_)));
         self.janitor.metrics().set_oldest_due(&self.job.name, if is_all_gone { None } else { job.oldest_due() });
         swept
@@ -201,6 +216,7 @@ impl Execution<'_> {
             Ok(Stopped::AtTheEnd) => End { outcome: Outcome::Done, reason: None, next: Next::Settle },
             Ok(Stopped::ByItems) => End::new(Outcome::Limited, "run_limit reached", Next::Settle),
             Ok(Stopped::ByTime) => End::new(Outcome::Limited, "time_limit reached", Next::Settle),
+            Ok(Stopped::BySignal) if self.is_paused => End::new(Outcome::Limited, "paused on the way", Next::Settle),
             Ok(Stopped::BySignal) => End::new(Outcome::Limited, "asked to stop", Next::HandBack),
             Err(JobError::Refused(why)) => End::new(Outcome::Refused, why, again),
             Err(JobError::Lock(error @ LockError::Lost(_))) => End::new(Outcome::Failed, chain(&error), Next::Settle),
@@ -221,6 +237,7 @@ impl Execution<'_> {
             id: ulid::Ulid::from_datetime(self.started_at.into()).to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             attempt: self.ask.attempt,
+            request: None,
             job: self.job.name.clone(),
             kind: self.job.kind.as_str().to_owned(),
             mode: self.ask.request.mode,
@@ -238,6 +255,16 @@ impl Execution<'_> {
             bytes_freed,
             batches,
             failures,
+        }
+    }
+}
+
+/// Resolves when the job is paused. A ledger that does not answer has not said so.
+async fn paused(janitor: &Janitor, job: &str) {
+    loop {
+        tokio::time::sleep(PAUSE_POLL).await;
+        if matches!(janitor.ledger().is_paused(job).await, Ok(true)) {
+            return;
         }
     }
 }

@@ -182,6 +182,9 @@ pub struct Report {
     pub version: String,
     /// Which delivery of the request this was, from 1.
     pub attempt: u32,
+    /// The id of the request on the queue, or none for what ran without one.
+    #[serde(default)]
+    pub request: Option<String>,
     /// The job's name.
     pub job: String,
     /// The job's kind, such as `retention`.

@@ -97,8 +97,8 @@ async fn run(janitor: &Janitor, request: &Request, attempt: u32, worker: &Worker
 /// Whether the request's tick is older than the job's last one.
 async fn is_superseded(janitor: &Janitor, request: &Request) -> bool {
     let Some(tick) = request.tick else { return false };
-    match janitor.queue().last_tick(&request.job, tick).await {
-        Ok(last) => tick < last,
+    match janitor.queue().last_tick(&request.job).await {
+        Ok(last) => last.is_some_and(|last| tick < last),
         Err(error) => {
             // Running once more than needed does no harm.
             tracing::warn!(job = request.job, error = %chain(&error), "last tick unknown");
@@ -114,6 +114,7 @@ fn not_run(janitor: &Janitor, request: &Request, attempt: u32, outcome: Outcome,
         id: ulid::Ulid::generate().to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         attempt,
+        request: None,
         job: request.job.clone(),
         kind: job.map_or("unknown", |job| JobKind::as_str(&job.kind)).to_owned(),
         mode: request.mode,

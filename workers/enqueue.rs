@@ -1,6 +1,6 @@
 //! `janitor enqueue`: puts a request on the queue, for any worker.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use apalis_janitor::{
     Janitor,
@@ -44,7 +44,6 @@ pub async fn run(app: &App, args: &Args) -> Reply {
     let janitor = wire::connect(config).await?;
     let mode = if args.dry_run { Mode::DryRun } else { Mode::Apply };
     let request = Request { job: args.job.clone(), mode, tick: None };
-    let before = if args.wait { reports(&janitor, &request).await? } else { Vec::new() };
     let enqueued = janitor.queue().enqueue(&request, args.key.as_deref()).await.map_err(|error| Fail::of(&error))?;
     let (id, merged) = match enqueued {
         Enqueued::New(id) => (id, false),
@@ -53,8 +52,7 @@ pub async fn run(app: &App, args: &Args) -> Reply {
     let state = if merged { "waits already" } else { "enqueued" };
     if args.wait {
         app.out.note(&format!("{}: {state} as {id}", args.job));
-        let known = before.into_iter().map(|report| report.id).collect();
-        return wait(app, &janitor, &request, &id, &known).await;
+        return wait(app, &janitor, &request.job, &id).await;
     }
     if app.out.is_json() {
         app.out.json(&json!({"job": args.job, "mode": mode, "id": id, "merged": merged}))?;
@@ -65,13 +63,14 @@ pub async fn run(app: &App, args: &Args) -> Reply {
 }
 
 /// Waits until the request has left the queue: its report was written in the same step.
-async fn wait(app: &App, janitor: &Janitor, request: &Request, id: &str, known: &BTreeSet<String>) -> Reply {
+async fn wait(app: &App, janitor: &Janitor, job: &str, id: &str) -> Reply {
     let stop = signals::stop()?;
     loop {
-        let gone = !wire::is_queued(janitor, id).await?;
-        if gone {
-            let new = reports(janitor, request).await?.into_iter().find(|report| !known.contains(&report.id));
-            let report = new.ok_or_else(|| Fail::failed(format!("request {id} left the queue without a report")))?;
+        let is_gone = !wire::is_queued(janitor, id).await?;
+        if is_gone {
+            let reports = janitor.ledger().reports(job, LOOK_BACK).await.map_err(|error| Fail::of(&error))?;
+            let ours = reports.into_iter().find(|report| report.request.as_deref() == Some(id));
+            let report = ours.ok_or_else(|| Fail::failed(format!("request {id} left the queue without a report")))?;
             return show(app, &report);
         }
         tokio::select! {
@@ -79,13 +78,6 @@ async fn wait(app: &App, janitor: &Janitor, request: &Request, id: &str, known: 
             () = stop.cancelled() => return Err(Fail::failed(format!("not waited for: {id} is still on the queue"))),
         }
     }
-}
-
-/// The newest reports of what was asked for by hand in this mode.
-async fn reports(janitor: &Janitor, request: &Request) -> Result<Vec<Report>, Fail> {
-    let mut reports = janitor.ledger().reports(&request.job, LOOK_BACK).await.map_err(|error| Fail::of(&error))?;
-    reports.retain(|report| report.mode == request.mode && report.tick.is_none());
-    Ok(reports)
 }
 
 fn show(app: &App, report: &Report) -> Reply {

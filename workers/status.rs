@@ -102,8 +102,12 @@ async fn status(janitor: &Janitor, job: &JobConfig, dead: u64) -> Result<Status,
     let mut problems = Vec::new();
     if job.enabled && !paused && job.timing.is_some() {
         let now = janitor.clock().now();
-        let last = janitor.queue().last_tick(name, now).await.map_err(|error| fail(&error))?;
-        problems.extend(missed(job, last, now).map(|tick| format!("the tick of {} was missed", instant(tick))));
+        if let Some(last) = janitor.queue().last_tick(name).await.map_err(|error| fail(&error))? {
+            problems.extend(missed(job, last, now).map(|tick| format!("the tick of {} was missed", instant(tick))));
+            if last - now > LATE {
+                problems.push(format!("the last tick, {}, lies ahead: nothing is enqueued before it", instant(last)));
+            }
+        }
     }
     if dead > 0 {
         problems.push(format!("{dead} dead: see `janitor dead ls`"));

@@ -232,6 +232,7 @@ fn report(job: &str, number: u32) -> Report {
         id: format!("{number:026}-{job}"),
         version: "0.1.0".to_owned(),
         attempt: 1,
+        request: None,
         job: job.to_owned(),
         kind: "retention".to_owned(),
         mode: Mode::Apply,

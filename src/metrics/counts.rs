@@ -201,6 +201,7 @@ mod tests {
             id: "01JD".to_owned(),
             version: "0.1.0".to_owned(),
             attempt: 1,
+            request: None,
             job: "old-runs".to_owned(),
             kind: "retention".to_owned(),
             mode: Mode::Apply,

@@ -177,8 +177,12 @@ pub trait Queue: Send + Sync + Debug {
     /// store's clock; one step of the store, so any number of beats enqueue a tick once.
     async fn tick(&self, request: &Request) -> Result<Ticked, QueueError>;
 
-    /// The job's last tick. A job that was never seen gets `now` as its last tick, so that it starts from now.
-    async fn last_tick(&self, job: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, QueueError>;
+    /// The job's last tick; `None` where it was never seen.
+    async fn last_tick(&self, job: &str) -> Result<Option<DateTime<Utc>>, QueueError>;
+
+    /// The job's last tick. One that was never seen gets `now`, or the store's clock where that is earlier, as its last
+    /// tick: it starts from now, even where this host's clock is ahead.
+    async fn start(&self, job: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, QueueError>;
 
     /// The next request, or what else there is to do; waits a bounded time for one. `busy` says that `me` runs something.
     async fn claim(&self, me: &str, busy: bool) -> Result<Claim, QueueError>;

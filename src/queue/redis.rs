@@ -11,7 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use redis::{FromRedisValue, RedisError, Script, ScriptInvocation, aio::MultiplexedConnection};
+use redis::{AsyncCommands, FromRedisValue, RedisError, Script, ScriptInvocation, aio::MultiplexedConnection};
 
 use super::{
     AHEAD_MAX, Claim, DEAD_MAX, Dead, Delivery, Enqueued, Queue, QueueError, QueueOptions, Request, Stats, Ticked,
@@ -42,6 +42,7 @@ macro_rules! script {
 }
 script!(ENQUEUE, "lua/enqueue.lua");
 script!(TICK, "lua/tick.lua");
+script!(START, "lua/start.lua");
 script!(CLAIM, "lua/claim.lua");
 script!(TOUCH, "lua/touch.lua");
 script!(SETTLE, "lua/settle.lua");
@@ -204,6 +205,12 @@ impl RedisQueue {
     }
 }
 
+/// An instant as the hash of ticks holds it, in milliseconds.
+fn instant(job: &str, millis: i64) -> Result<DateTime<Utc>, QueueError> {
+    let at = DateTime::from_timestamp_millis(millis);
+    at.ok_or_else(|| QueueError::unavailable(format!("the last tick of {job:?} is no instant: {millis}")))
+}
+
 #[async_trait]
 impl Queue for RedisQueue {
     fn options(&self) -> QueueOptions {
@@ -238,14 +245,16 @@ impl Queue for RedisQueue {
         }
     }
 
-    async fn last_tick(&self, job: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, QueueError> {
-        let ticks = self.link.key("ticks");
-        let mut pipe = redis::pipe();
-        pipe.atomic().hset_nx(&ticks, job, now.timestamp_millis()).ignore().hget(&ticks, job);
+    async fn last_tick(&self, job: &str) -> Result<Option<DateTime<Utc>>, QueueError> {
         let mut connection = self.link.get().await.map_err(QueueError::unavailable)?;
-        let (last,): (i64,) = pipe.query_async(&mut connection).await.map_err(QueueError::unavailable)?;
-        DateTime::from_timestamp_millis(last)
-            .ok_or_else(|| QueueError::unavailable(format!("the last tick of {job:?} is no instant: {last}")))
+        let last = connection.hget(self.link.key("ticks"), job).await.map_err(QueueError::unavailable)?;
+        Option::<i64>::map(last, |last| instant(job, last)).transpose()
+    }
+
+    async fn start(&self, job: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, QueueError> {
+        let mut script = self.script(&START);
+        script.key(self.link.key("ticks")).arg(job).arg(now.timestamp_millis());
+        instant(job, self.call(&script).await?)
     }
 
     async fn claim(&self, me: &str, busy: bool) -> Result<Claim, QueueError> {

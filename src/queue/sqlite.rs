@@ -37,7 +37,7 @@ CREATE TABLE IF NOT EXISTS report (id TEXT PRIMARY KEY, job TEXT NOT NULL, at TE
 CREATE TABLE IF NOT EXISTS success (job TEXT PRIMARY KEY, at TEXT NOT NULL);
 ";
 
-/// A claim waits at most this long.
+/// A claim waits at most this long, or a sixth of the visibility where that is shorter: a lease counts from its beginning.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 /// How often a claim looks for what another process enqueued.
 const POLL: Duration = Duration::from_millis(250);
@@ -207,7 +207,14 @@ impl Queue for SqliteQueue {
         Ok(Ticked::New(added.last_insert_rowid().to_string()))
     }
 
-    async fn last_tick(&self, job: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, QueueError> {
+    async fn last_tick(&self, job: &str) -> Result<Option<DateTime<Utc>>, QueueError> {
+        let last =
+            sqlx::query_scalar("SELECT last FROM tick WHERE job = ?").bind(job).fetch_optional(&self.pool).await?;
+        last.map(instant).transpose()
+    }
+
+    async fn start(&self, job: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, QueueError> {
+        let now = now.min(self.clock.now());
         let first =
             "INSERT INTO tick (job, last) VALUES (?, ?) ON CONFLICT (job) DO UPDATE SET last = last RETURNING last";
         let last = sqlx::query_scalar(first).bind(job).bind(now.timestamp_millis()).fetch_one(&self.pool).await?;
@@ -215,7 +222,8 @@ impl Queue for SqliteQueue {
     }
 
     async fn claim(&self, me: &str, busy: bool) -> Result<Claim, QueueError> {
-        let until = Instant::now() + WAIT_MAX;
+        let wait = (self.options.visibility / 6).min(WAIT_MAX);
+        let until = Instant::now() + wait;
         loop {
             // Listening before looking: what is enqueued in between is not missed.
             let mut enqueued = std::pin::pin!(self.enqueued.notified());
@@ -227,7 +235,7 @@ impl Queue for SqliteQueue {
                 return Ok(Claim::Empty);
             }
             // Running out is no error: another process may have enqueued something.
-            let _ = timeout(POLL, enqueued).await;
+            let _ = timeout(POLL.min(wait), enqueued).await;
         }
     }
 

@@ -206,7 +206,7 @@ pub trait RunStore: Send + Sync + Debug {
 pub async fn open(config: &RetentionConfig) -> Result<std::sync::Arc<dyn RunStore>, StoreError> {
     use crate::config::StoreUrl;
     match &config.store {
-        StoreUrl::Memory => unimplemented!(),
+        StoreUrl::Memory => Ok(std::sync::Arc::new(memory::MemoryStore::default())),
         #[cfg(feature = "sqlite")]
         StoreUrl::Sqlite(path) => {
             Ok(std::sync::Arc::new(sqlite::SqliteStore::open(path, &layout::PYWORKFLOW, config.batch_size).await?))

@@ -145,7 +145,8 @@ impl Fetcher {
 async fn bury_exhausted(consumer: &Consumer, delivery: &Delivery, last: &str) -> Result<(), QueueError> {
     let reason = format!("lost {} times, last by {last}", delivery.number);
     let blank = (consumer.blank)(&delivery.request, delivery.number);
-    let report = Report { outcome: Outcome::Failed, reason: Some(reason.clone()), ..blank };
+    let request = Some(delivery.id.clone());
+    let report = Report { request, outcome: Outcome::Failed, reason: Some(reason.clone()), ..blank };
     if consumer.queue.bury(&consumer.me, &delivery.id, &reason, Some(&report)).await? {
         report.log();
     }

@@ -18,7 +18,7 @@ use tower::{Layer, Service};
 
 use super::Lease;
 use crate::{
-    queue::{QueueError, Request},
+    queue::{Delivery, QueueError, Request},
     report::{Outcome, Report, chain},
 };
 
@@ -138,7 +138,7 @@ enum Verdict {
 fn verdict(result: Result<Report, BoxDynError>, lease: &Lease) -> Verdict {
     let (delivery, consumer) = (lease.delivery(), lease.consumer());
     let report = match result.map_err(|error| error.downcast::<Unsettled>().map(|unsettled| *unsettled)) {
-        Ok(report) => return Verdict::Finish(Box::new(report)),
+        Ok(report) => return Verdict::Finish(of_request(Box::new(report), delivery)),
         Err(Ok(Unsettled::HandBack)) => return Verdict::HandBack,
         Err(Ok(Unsettled::Retry(report))) => report,
         Err(Err(error)) => {
@@ -146,11 +146,17 @@ fn verdict(result: Result<Report, BoxDynError>, lease: &Lease) -> Verdict {
             Box::new(Report { outcome: Outcome::Failed, reason: Some(chain(&*error)), ..blank })
         }
     };
+    let report = of_request(report, delivery);
     if delivery.number >= consumer.options.max_deliveries {
         Verdict::Bury(report)
     } else {
         Verdict::Retry(retry_pause(delivery.number, consumer.options.visibility), report)
     }
+}
+
+fn of_request(mut report: Box<Report>, delivery: &Delivery) -> Box<Report> {
+    report.request = Some(delivery.id.clone());
+    report
 }
 
 /// 1 s, 2 s, 4 s and so on, up to the visibility.

@@ -68,6 +68,7 @@ macro_rules! queue_conformance {
             takes_a_tick_once_among_many
             refuses_ticks_that_are_old_or_ahead
             starts_a_new_job_from_now
+            starts_a_new_job_by_the_earlier_clock
             records_one_report_with_the_settling
             has_a_request_until_it_is_settled
             remembers_the_last_success
@@ -115,6 +116,7 @@ pub fn report(id: &str, job: &str, outcome: Outcome) -> Report {
         id: id.to_owned(),
         version: "0.0.0".to_owned(),
         attempt: 1,
+        request: None,
         job: job.to_owned(),
         kind: "retention".to_owned(),
         mode: Mode::Apply,

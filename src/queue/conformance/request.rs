@@ -112,15 +112,25 @@ pub async fn refuses_ticks_that_are_old_or_ahead(world: &dyn World) {
     assert_eq!(queue.tick(&tick_at("a", at + second * 120)).await.unwrap(), Ticked::Ahead);
     assert!(matches!(queue.tick(&tick_at("a", at + second * 55)).await.unwrap(), Ticked::New(_)));
     assert!(matches!(queue.tick(&tick_at("b", at - second)).await.unwrap(), Ticked::New(_)));
-    assert_eq!(queue.last_tick("a", at).await.unwrap(), at + second * 55);
+    assert_eq!(queue.last_tick("a").await.unwrap(), Some(at + second * 55));
 }
 
 /// A job that was never seen has `now` as its last tick, and keeps that.
 pub async fn starts_a_new_job_from_now(world: &dyn World) {
     let (queue, at) = (world.queue(options(LONG)), now());
-    assert_eq!(queue.last_tick("new", at).await.unwrap(), at);
-    assert_eq!(queue.last_tick("new", at + TimeDelta::seconds(9)).await.unwrap(), at);
+    assert_eq!(queue.last_tick("new").await.unwrap(), None);
+    assert_eq!(queue.start("new", at).await.unwrap(), at);
+    assert_eq!(queue.start("new", at + TimeDelta::seconds(9)).await.unwrap(), at);
+    assert_eq!(queue.last_tick("new").await.unwrap(), Some(at));
     assert_eq!(queue.tick(&tick_at("new", at)).await.unwrap(), Ticked::Old);
+}
+
+/// A host whose clock is ahead does not put a new job off: the store's clock counts.
+pub async fn starts_a_new_job_by_the_earlier_clock(world: &dyn World) {
+    let (queue, year) = (world.queue(options(LONG)), TimeDelta::days(365));
+    let started = queue.start("new", now() + year).await.unwrap();
+    assert!(started < now() + TimeDelta::minutes(1), "{started}");
+    assert!(matches!(queue.tick(&tick_at("new", started + TimeDelta::seconds(1))).await.unwrap(), Ticked::New(_)));
 }
 
 /// A dead request can be put back, without its tick and its count, or forgotten.

@@ -33,7 +33,7 @@ const NAME: &str = "sqlite";
 /// How long one statement waits for another program's lock.
 const BUSY_MAX: Duration = Duration::from_secs(5);
 /// How much of the file is cached, in KiB: at least this, more for large batches, and at most [`CACHE_MAX_KIB`].
-const CACHE_MIN_KIB: usize = 32 * 1024;
+const CACHE_MIN_KIB: usize = 36 * 1024;
 const CACHE_MAX_KIB: usize = 256 * 1024;
 /// What a run of a batch touches, in KiB. A page that does not fit is written twice.
 const RUN_KIB: usize = 32;
@@ -100,6 +100,7 @@ impl SqliteStore {
             .busy_timeout(BUSY_MAX)
             .pragma("cache_size", format!("-{}", cache_kib(batch)))
             .pragma("temp_store", "memory")
+            .disable_statement_logging()
             .connect()
             .await
             .map_err(what)?;

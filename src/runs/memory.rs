@@ -1,4 +1,0 @@
-//! Runs in memory, for tests.
-#[derive(Debug, Default)]
-/// x
-pub struct MemoryStore;
