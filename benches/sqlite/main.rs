@@ -3,12 +3,14 @@
 //! `cargo bench --bench sqlite` takes some minutes; `-- quick` does the same with a tenth of the runs. Each figure is a
 //! ratio of two times measured one after the other, and the median of the pairs.
 
+#![allow(clippy::unwrap_used, reason = "a benchmark that panics fails, which is what is wanted")]
+
 mod child;
 mod store;
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -86,7 +88,7 @@ async fn grow(small: &Store, folder: &Path, runs: u32) {
 }
 
 /// Sweeps, and insists that what was due went.
-async fn checked(path: &PathBuf, keys: &str, due: u64) -> Sweep {
+async fn checked(path: &Path, keys: &str, due: u64) -> Sweep {
     let swept = sweep(path, keys).await;
     assert_eq!(swept.deleted, due, "the sweep deleted another number of runs than are due");
     swept
