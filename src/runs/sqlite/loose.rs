@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::{Row, SqliteConnection};
 
-use super::{SqliteStore, statement};
+use super::{CONSTRAINT, NAME, SqliteStore, primary_code, statement};
 use crate::{
     lock::Fence,
     runs::{Cursor, LooseStep, Stamp, StoreError},
@@ -103,7 +103,8 @@ impl SqliteStore {
         let (rows, last) = match leave {
             None => {
                 let mut connection = self.connection().await;
-                self.window(&mut connection, table, cutoff, row).await.map_err(|error| self.error(&error))?
+                let found = self.window(&mut connection, table, cutoff, row).await;
+                found.map(|(rows, last)| (rows.len() as u64, last)).map_err(|error| self.error(&error))?
             }
             Some((job, fence)) => {
                 let mut transaction = self.begin(limit).await?;
@@ -112,7 +113,7 @@ impl SqliteStore {
             }
         };
         let mut counts = crate::report::Counts::default();
-        counts.add(table.kind, rows.len() as u64);
+        counts.add(table.kind, rows);
         let next = match last {
             Some(last) => Some((at, last)),
             None => (at + 1 < tables.len()).then_some((at + 1, i64::MIN)),
@@ -127,12 +128,11 @@ impl SqliteStore {
         table: &Table,
         cutoff: DateTime<Utc>,
         row: i64,
-    ) -> Result<Window, StoreError> {
+    ) -> Result<(u64, Option<i64>), StoreError> {
         self.guard_fence(connection, job, fence).await?;
         let window = async {
-            let window = self.window(connection, table, cutoff, row).await?;
-            self.delete_rows(connection, table, &window.0).await?;
-            Ok(window)
+            let (rows, last) = self.window(connection, table, cutoff, row).await?;
+            Ok((self.delete_rows(connection, table, &rows).await?, last))
         };
         window.await.map_err(|error: sqlx::Error| self.error(&error))
     }
@@ -169,7 +169,47 @@ impl SqliteStore {
         Ok((old, last))
     }
 
+    /// Deletes rows, but for those that the owner holds; answers how many went.
     async fn delete_rows(
+        &self,
+        connection: &mut SqliteConnection,
+        table: &Table,
+        rows: &[i64],
+    ) -> Result<u64, sqlx::Error> {
+        if self.try_rows(connection, table, rows).await? {
+            return Ok(rows.len() as u64);
+        }
+        let mut gone = 0;
+        for row in rows {
+            gone += u64::from(self.try_rows(connection, table, &[*row]).await?);
+        }
+        let held = rows.len() as u64 - gone;
+        tracing::warn!(store = NAME, table = table.name, held, "the owner holds rows that were to go");
+        Ok(gone)
+    }
+
+    /// Deletes rows together; `false` where something of the owner's refuses, and then nothing has changed.
+    async fn try_rows(
+        &self,
+        connection: &mut SqliteConnection,
+        table: &Table,
+        rows: &[i64],
+    ) -> Result<bool, sqlx::Error> {
+        sqlx::raw_sql("SAVEPOINT rows").execute(&mut *connection).await?;
+        match self.delete_together(connection, table, rows).await {
+            Err(error) if primary_code(&error) == Some(CONSTRAINT) => {
+                sqlx::raw_sql("ROLLBACK TO rows; RELEASE rows").execute(connection).await?;
+                Ok(false)
+            }
+            answer => {
+                answer?;
+                sqlx::raw_sql("RELEASE rows").execute(connection).await?;
+                Ok(true)
+            }
+        }
+    }
+
+    async fn delete_together(
         &self,
         connection: &mut SqliteConnection,
         table: &Table,
