@@ -1,5 +1,6 @@
 //! The answers to the run store seam.
 
+mod edges;
 pub mod world;
 
 use apalis_janitor::{run_store_conformance, runs::memory::MemoryStore};
