@@ -16,7 +16,7 @@ use crate::{
     jobs::{JobError, Leave, Limits, Narrow, Stopped, Tally, Watch, pace::Pace, retention::Retention, walk},
     lock::{self, Held, LockError, LockKey},
     queue::Request,
-    report::{FAILURES_MAX, Mode, Outcome, Report, chain},
+    report::{Mode, Outcome, Report, chain},
     runs::{layout, policy::Policy},
 };
 
@@ -77,6 +77,19 @@ struct End {
 impl End {
     fn new(outcome: Outcome, reason: impl Into<String>, next: Next) -> Self {
         Self { outcome, reason: Some(reason.into()), next }
+    }
+
+    /// The same end where so many items could not be deleted: what ran with failures has failed.
+    fn with_failures(self, failed: u64) -> Self {
+        if failed == 0 {
+            return self;
+        }
+        let outcome = match self.outcome {
+            Outcome::Done | Outcome::Limited | Outcome::Failed => Outcome::Failed,
+            other @ (Outcome::Skipped | Outcome::Busy | Outcome::Refused) => other,
+        };
+        let reason = self.reason.map(|reason| format!("{reason}; ")).unwrap_or_default();
+        Self { outcome, reason: Some(format!("{reason}{failed} could not be deleted")), next: self.next }
     }
 }
 
@@ -206,7 +219,7 @@ impl Execution<'_> {
             }
         };
         drop(walked);
-        let is_all_gone = matches!((&swept, leave), (Ok(Stopped::AtTheEnd), Leave::Apply(_)));
+        let is_all_gone = self.tally.failed == 0 && matches!((&swept, leave), (Ok(Stopped::AtTheEnd), Leave::Apply(_)));
         self.janitor.metrics().set_oldest_due(&self.job.name, if is_all_gone { None } else { job.oldest_due() });
         swept
     }
@@ -227,14 +240,8 @@ impl Execution<'_> {
     }
 
     fn report(self, end: End) -> Report {
-        let Tally { planned, deleted, kept, bytes_freed, batches, mut failures } = self.tally;
-        let unnamed = failures.len().saturating_sub(FAILURES_MAX);
-        failures.truncate(FAILURES_MAX);
-        let reason = match (end.reason, unnamed) {
-            (reason, 0) => reason,
-            (None, more) => Some(format!("{more} more failures")),
-            (Some(reason), more) => Some(format!("{reason}; {more} more failures")),
-        };
+        let End { outcome, reason, .. } = end.with_failures(self.tally.failed);
+        let Tally { planned, deleted, kept, bytes_freed, batches, failures, .. } = self.tally;
         Report {
             id: ulid::Ulid::from_datetime(self.started_at.into()).to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -243,7 +250,7 @@ impl Execution<'_> {
             job: self.job.name.clone(),
             kind: self.job.kind.as_str().to_owned(),
             mode: self.ask.request.mode,
-            outcome: end.outcome,
+            outcome,
             reason,
             tick: self.ask.request.tick,
             host: self.janitor.config().worker.host.clone(),

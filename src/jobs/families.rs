@@ -85,15 +85,24 @@ pub async fn below(store: &dyn RunStore, policy: &Policy, eligible: &[Seen]) -> 
     Ok(found)
 }
 
-/// A run above one that stays stays: `edges` lead from a run to one below it.
+/// Lets go only what has nothing below it, or only what goes: `edges` lead from a run to one below it. What is on a cycle
+/// of parents has no first to go, so it stays.
 fn hold_upwards(held: &mut [bool], edges: &[(usize, usize)]) {
-    let mut is_changed = true;
-    while is_changed {
-        is_changed = false;
-        for (above, below) in edges {
-            if held[*below] && !held[*above] {
-                held[*above] = true;
-                is_changed = true;
+    let is_held = held.to_vec();
+    let mut above: HashMap<usize, Vec<usize>> = HashMap::new();
+    let mut waits_for = vec![0_usize; held.len()];
+    for &(run, below) in edges {
+        above.entry(below).or_default().push(run);
+        waits_for[run] += 1;
+    }
+    let mut free: Vec<usize> = (0..held.len()).filter(|run| !is_held[*run] && waits_for[*run] == 0).collect();
+    held.fill(true);
+    while let Some(run) = free.pop() {
+        held[run] = false;
+        for &parent in above.get(&run).into_iter().flatten() {
+            waits_for[parent] -= 1;
+            if waits_for[parent] == 0 && !is_held[parent] {
+                free.push(parent);
             }
         }
     }

@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 
 use crate::{
     lock::{Fence, Held, LockError},
-    report::{Counts, Failure},
+    report::{Counts, FAILURES_MAX, Failure, chain},
     runs::StoreError,
 };
 
@@ -73,8 +73,20 @@ pub struct Tally {
     pub bytes_freed: u64,
     /// How many batches were executed.
     pub batches: u64,
-    /// What could not be deleted.
+    /// What could not be deleted, [`FAILURES_MAX`] at most.
     pub failures: Vec<Failure>,
+    /// How many could not be deleted.
+    pub failed: u64,
+}
+
+impl Tally {
+    /// Counts an item that could not be deleted.
+    pub fn fail(&mut self, item: &str, error: &dyn std::error::Error) {
+        self.failed += 1;
+        if self.failures.len() < FAILURES_MAX {
+            self.failures.push(Failure { item: item.to_owned(), error: chain(error) });
+        }
+    }
 }
 
 /// A kind of upkeep: say what would go, then make it go.

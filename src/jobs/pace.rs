@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// The first batch of an execution, before anything is known of the store's speed.
 const FIRST: usize = 100;
+/// What a pause is longer than the gap between two askings, for the sake of slow timers.
+const SLACK: Duration = Duration::from_millis(10);
 /// From this on a batch's time is long.
 const ONE_PASS_MIN: Duration = Duration::from_secs(10);
 /// A batch may last this many times as long as it should, then it is rolled back and halved.
@@ -67,10 +69,102 @@ impl Pace {
         if self.size == 1 { trust } else { trust.min(self.time.saturating_mul(OVERRUN)) }
     }
 
-    /// How long to pause after a batch that lasted `took`: as long again, so that others have half of the time, and at
-    /// most `longest`.
+    /// Whether others have been kept out for so long, by `held` in all, that it is time for a pause.
+    #[must_use]
+    pub fn is_long(&self, held: Duration) -> bool {
+        held >= self.time / 2
+    }
+
+    /// How long to pause after a batch that lasted `took`: no longer than it, nor than `longest`.
+    ///
+    /// Those who wait for a lock ask for it again ever more rarely: SQLite's own waiting asks every 25 ms at first, every
+    /// 50 ms after 128 ms, and every 100 ms after 228 ms. The pause is long enough for one of these to fall into it.
     #[must_use]
     pub fn pause(took: Duration, longest: Duration) -> Duration {
-        took.min(longest)
+        let gap = match took.as_millis() {
+            0..128 => Duration::from_millis(25),
+            128..228 => Duration::from_millis(50),
+            _ => Duration::from_millis(100),
+        };
+        (gap + SLACK).min(took).min(longest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIME: Duration = Duration::from_millis(250);
+    const PAUSE: Duration = Duration::from_millis(100);
+
+    #[test]
+    fn starts_small_and_never_exceeds_its_most() {
+        let mut pace = Pace::new(150, TIME, PAUSE);
+        let mut sizes = vec![pace.size()];
+        for _ in 0..3 {
+            pace.lasted(pace.size(), Duration::ZERO);
+            sizes.push(pace.size());
+        }
+        assert_eq!(sizes, [100, 150, 150, 150]);
+        assert_eq!(Pace::new(7, TIME, PAUSE).size(), 7);
+    }
+
+    #[test]
+    fn settles_where_a_batch_lasts_as_long_as_it_should() {
+        let mut pace = Pace::new(1_000_000, TIME, PAUSE);
+        for _ in 0..20 {
+            let took = Duration::from_micros(100) * u32::try_from(pace.size()).unwrap();
+            pace.lasted(pace.size(), took);
+        }
+        assert!((2_400..=2_600).contains(&pace.size()), "{}", pace.size());
+    }
+
+    #[test]
+    fn shrinks_by_half_at_most_and_never_to_nothing() {
+        let mut pace = Pace::new(1_000, TIME, PAUSE);
+        pace.lasted(100, Duration::from_hours(1));
+        assert_eq!(pace.size(), 50);
+        for _ in 0..100 {
+            pace.lasted(pace.size(), Duration::from_hours(1));
+            pace.timed_out();
+        }
+        assert_eq!(pace.size(), 1);
+        pace.lasted(1, Duration::ZERO);
+        assert_eq!(pace.size(), 2);
+    }
+
+    #[test]
+    fn a_small_last_batch_makes_none_larger() {
+        let mut pace = Pace::new(1_000, TIME, PAUSE);
+        pace.lasted(3, Duration::from_millis(1));
+        assert_eq!(pace.size(), 100);
+    }
+
+    #[test]
+    fn makes_one_pass_where_nobody_waits() {
+        let long = Duration::from_mins(10);
+        assert_eq!(Pace::new(1_000_000, long, Duration::ZERO).size(), 1_000_000);
+        assert_eq!(Pace::new(1_000_000, long, PAUSE).size(), 100);
+        assert_eq!(Pace::new(1_000_000, TIME, Duration::ZERO).size(), 100);
+    }
+
+    #[test]
+    fn a_batch_lasts_no_longer_than_the_lock_is_trusted() {
+        let mut pace = Pace::new(1_000, TIME, PAUSE);
+        let trust = Duration::from_secs(20);
+        assert_eq!(pace.limit(trust), 2 * TIME);
+        assert_eq!(pace.limit(Duration::from_millis(1)), Duration::from_millis(1));
+        while pace.size() > 1 {
+            pace.timed_out();
+        }
+        assert_eq!(pace.limit(trust), trust);
+        assert_eq!(Pace::new(1_000, Duration::MAX, PAUSE).limit(trust), trust);
+    }
+
+    #[test]
+    fn pauses_as_long_as_a_batch_lasted_and_no_longer_than_it_may() {
+        assert_eq!(Pace::pause(Duration::from_millis(30), PAUSE), Duration::from_millis(30));
+        assert_eq!(Pace::pause(Duration::from_secs(30), PAUSE), PAUSE);
+        assert_eq!(Pace::pause(Duration::from_secs(30), Duration::ZERO), Duration::ZERO);
     }
 }

@@ -21,8 +21,6 @@ use crate::{
 
 /// Beyond this difference between the host's clock and the store's the job refuses to run.
 const SKEW_MAX: TimeDelta = TimeDelta::minutes(5);
-/// Pages begin this much later than the latest cutoff: a run is made before it is last written, but clocks differ.
-const MARGIN: TimeDelta = TimeDelta::days(1);
 /// The most runs without a readable time that are counted.
 const UNPAGED_MAX: usize = 10_000;
 
@@ -33,7 +31,6 @@ pub struct Retention {
     store: Arc<dyn RunStore>,
     clock: Arc<dyn Clock>,
     policy: Policy,
-    start: DateTime<Utc>,
     cursor: Option<Cursor>,
     is_at_end: bool,
     /// Runs that go along with one above them, though their own turn has not come.
@@ -46,17 +43,11 @@ impl Retention {
     /// An execution of `job` on `store` by `policy`.
     #[must_use]
     pub fn new(job: String, store: Arc<dyn RunStore>, clock: Arc<dyn Clock>, policy: Policy) -> Self {
-        let start = policy
-            .latest_cutoff()
-            .unwrap_or(DateTime::<Utc>::MIN_UTC)
-            .checked_add_signed(MARGIN)
-            .unwrap_or(DateTime::<Utc>::MAX_UTC);
         Self {
             job,
             store,
             clock,
             policy,
-            start,
             cursor: None,
             is_at_end: false,
             along: HashSet::new(),
@@ -189,7 +180,7 @@ impl Job for Retention {
         if self.is_at_end {
             return Ok(None);
         }
-        let page = self.store.page(self.start, self.cursor.as_ref(), limit).await?;
+        let page = self.store.page(self.policy.horizon(), self.cursor.as_ref(), limit).await?;
         self.is_at_end = page.next.is_none();
         self.cursor = page.next;
         if self.is_at_end {

@@ -50,8 +50,20 @@ pub async fn walk<J: Job>(
     tally: &mut Tally,
 ) -> Result<Stopped, JobError> {
     job.prepare(leave).await?;
-    let mut walk =
-        Walk { leave, limits, watch, stop, start: Instant::now(), buffer: Vec::new(), planned: 0, deleted: 0 };
+    let mut walk = Walk {
+        leave,
+        limits,
+        watch,
+        stop,
+        start: Instant::now(),
+        buffer: Vec::new(),
+        admitted: 0,
+        suspects: 0,
+        planned: 0,
+        deleted: 0,
+        failed: 0,
+        held: Duration::ZERO,
+    };
     tally.planned.add(J::UNIT, 0);
     if let Leave::Apply(_) = leave {
         tally.deleted.add(J::UNIT, 0);
@@ -66,10 +78,16 @@ struct Walk<'a, I> {
     watch: &'a dyn Watch,
     stop: &'a CancellationToken,
     start: Instant,
-    /// Planned, not yet deleted.
+    /// What the job named and nothing has been done with; the first ones are planned, the others exceed the limit.
     buffer: Vec<I>,
+    admitted: usize,
+    /// How many of the first ones were refused together: one of them at least is refused by itself too.
+    suspects: usize,
     planned: u64,
     deleted: u64,
+    failed: u64,
+    /// How long others have been kept out since the last pause.
+    held: Duration,
 }
 
 impl<I: Send + Sync> Walk<'_, I> {
@@ -84,44 +102,55 @@ impl<I: Send + Sync> Walk<'_, I> {
         }
     }
 
+    /// How many more may be planned. What failed does not count, or it would take the place of others in every execution.
+    fn room(&self) -> u64 {
+        self.limits.items.map_or(u64::MAX, |most| most.saturating_sub(self.planned - self.failed))
+    }
+
     async fn items<J: Job<Item = I>>(&mut self, job: &mut J, tally: &mut Tally) -> Result<Stopped, JobError> {
+        let mut is_last = false;
         loop {
-            let mut is_last = false;
-            while self.buffer.len() < self.limits.pace.size() && !is_last {
+            while !is_last && self.wants_more() {
                 if let Some(stopped) = self.stopped() {
                     return Ok(stopped);
                 }
-                let limit = (self.limits.pace.size() - self.buffer.len()).clamp(PAGE, PAGE_MAX);
+                let limit = self.limits.pace.size().saturating_sub(self.admitted).clamp(PAGE, PAGE_MAX);
                 match job.plan(self.leave, limit, tally).await? {
-                    Some(items) => is_last = self.take::<J>(items, tally),
+                    Some(mut items) => self.buffer.append(&mut items),
                     None => is_last = true,
                 }
+                self.admit::<J>(tally);
             }
-            let is_full = self.limits.items.is_some_and(|most| self.planned >= most);
-            if let Some(stopped) = self.empty(job, is_last || is_full, tally).await? {
+            if let Some(stopped) = self.empty(job, is_last, tally).await? {
                 return Ok(stopped);
             }
-            if is_last || is_full {
-                return Ok(if is_full { Stopped::ByItems } else { Stopped::AtTheEnd });
+            if self.room() == 0 && !self.buffer.is_empty() {
+                return Ok(Stopped::ByItems);
+            }
+            if is_last {
+                return Ok(Stopped::AtTheEnd);
             }
         }
     }
 
-    /// Counts what was planned and keeps it for a batch; `true` where that was the last that the limit allows.
-    fn take<J: Job<Item = I>>(&mut self, mut items: Vec<I>, tally: &mut Tally) -> bool {
-        let room = self.limits.items.map_or(u64::MAX, |most| most - self.planned);
-        items.truncate(usize::try_from(room).unwrap_or(usize::MAX));
-        self.planned += items.len() as u64;
-        tally.planned.add(J::UNIT, items.len() as u64);
-        match self.leave {
-            Leave::DryRun => items.iter().for_each(|item| self.watch.item(J::id(item))),
-            Leave::Apply(_) => self.buffer.append(&mut items),
-        }
-        self.watch.progress(self.planned, self.deleted);
-        self.limits.items.is_some_and(|most| self.planned >= most)
+    /// Whether to plan on: until a batch is full, or, at the limit, until it is known whether more is left.
+    fn wants_more(&self) -> bool {
+        if self.room() == 0 { self.buffer.is_empty() } else { self.admitted < self.limits.pace.size() }
     }
 
-    /// Deletes what is planned: batches of full size, and with `is_last` what is left over.
+    /// Plans as much of what the job named as the limit allows.
+    fn admit<J: Job<Item = I>>(&mut self, tally: &mut Tally) {
+        let more = usize::try_from(self.room()).unwrap_or(usize::MAX).min(self.buffer.len() - self.admitted);
+        self.planned += more as u64;
+        tally.planned.add(J::UNIT, more as u64);
+        match self.leave {
+            Leave::DryRun => self.buffer.drain(..more).for_each(|item| self.watch.item(J::id(&item))),
+            Leave::Apply(_) => self.admitted += more,
+        }
+        self.watch.progress(self.planned, self.deleted);
+    }
+
+    /// Deletes what is planned: batches of full size, and where no more will come what is left over.
     async fn empty<J: Job<Item = I>>(
         &mut self,
         job: &mut J,
@@ -129,44 +158,71 @@ impl<I: Send + Sync> Walk<'_, I> {
         tally: &mut Tally,
     ) -> Result<Option<Stopped>, JobError> {
         let Leave::Apply(held) = self.leave else { return Ok(None) };
-        while self.buffer.len() >= self.limits.pace.size() || is_last && !self.buffer.is_empty() {
+        while self.admitted >= self.limits.pace.size() || self.admitted > 0 && (is_last || self.room() == 0) {
             if let Some(stopped) = self.stopped() {
                 return Ok(Some(stopped));
             }
-            let size = self.limits.pace.size().min(self.buffer.len());
-            let fence = held.fence()?;
-            let (began, limit) = (Instant::now(), self.limits.pace.limit(held.remaining()));
-            let gone = match job.execute(fence, &self.buffer[..size], limit, tally).await {
-                Err(JobError::Store(StoreError::TimedOut { .. })) if size > 1 => {
-                    self.limits.pace.timed_out();
-                    self.rest_between(began.elapsed()).await;
-                    continue;
-                }
-                answer => answer?,
-            };
+            let size = self.batch_size();
+            let (fence, began, trust) = (held.fence()?, Instant::now(), held.remaining());
+            // One item that is larger than any batch gets all the time there is, or it would never go.
+            let limit = if size == 1 { trust } else { self.limits.pace.limit(trust) };
+            let done = job.execute(fence, &self.buffer[..size], limit, tally).await;
             let took = began.elapsed();
-            tally.batches += 1;
-            self.buffer.drain(..size);
-            self.deleted += gone.len() as u64;
-            for id in &gone {
-                self.watch.item(id);
+            match done {
+                Ok(gone) => {
+                    tally.batches += 1;
+                    self.suspects = self.suspects.saturating_sub(size);
+                    self.deleted += gone.len() as u64;
+                    gone.iter().for_each(|id| self.watch.item(id));
+                    self.limits.pace.lasted(size, took);
+                    self.settle::<J>(size, tally);
+                }
+                Err(JobError::Store(StoreError::TimedOut { .. })) if size > 1 => {
+                    // The last batch may be far smaller than a full one: only one that is smaller still may do.
+                    while self.limits.pace.size() >= size {
+                        self.limits.pace.timed_out();
+                    }
+                }
+                Err(JobError::Store(StoreError::Refused { .. })) if size > 1 => self.suspects = size,
+                Err(JobError::Store(error @ (StoreError::TimedOut { .. } | StoreError::Refused { .. }))) => {
+                    tally.fail(J::id(&self.buffer[0]), &error);
+                    self.failed += 1;
+                    self.suspects = 0;
+                    self.settle::<J>(1, tally);
+                }
+                Err(error) => return Err(error),
             }
-            self.watch.progress(self.planned, self.deleted);
-            self.limits.pace.lasted(size, took);
-            if !(is_last && self.buffer.is_empty()) {
+            if !(is_last && self.admitted == 0) {
                 self.rest_between(took).await;
             }
         }
         Ok(None)
     }
 
-    /// Lets other writers in.
-    async fn rest_between(&self, took: Duration) {
-        let pause = Pace::pause(took, self.limits.pause);
+    /// How many of what is planned go into the next batch: of refused ones half, until the one is found.
+    fn batch_size(&self) -> usize {
+        let most = self.limits.pace.size().min(self.admitted);
+        if self.suspects == 0 { most } else { most.min(self.suspects / 2).max(1) }
+    }
+
+    /// Drops what has been dealt with.
+    fn settle<J: Job<Item = I>>(&mut self, count: usize, tally: &mut Tally) {
+        self.buffer.drain(..count);
+        self.admitted -= count;
+        self.admit::<J>(tally);
+    }
+
+    /// Lets other writers in, once they have been kept out for some time: many small batches count as one.
+    async fn rest_between(&mut self, took: Duration) {
+        self.held += took;
+        if !self.limits.pace.is_long(self.held) {
+            return;
+        }
+        let pause = Pace::pause(std::mem::take(&mut self.held), self.limits.pause);
         tokio::select! { () = tokio::time::sleep(pause) => {} () = self.stop.cancelled() => {} }
     }
 
-    async fn rest<J: Job<Item = I>>(&self, job: &mut J, tally: &mut Tally) -> Result<Stopped, JobError> {
+    async fn rest<J: Job<Item = I>>(&mut self, job: &mut J, tally: &mut Tally) -> Result<Stopped, JobError> {
         loop {
             if let Some(stopped) = self.stopped() {
                 return Ok(stopped);
@@ -182,3 +238,6 @@ impl<I: Send + Sync> Walk<'_, I> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -129,6 +129,15 @@ pub enum StoreError {
         /// Which store.
         store: &'static str,
     },
+    /// Something of the owner's holds a thing that was to go, such as a foreign key or a trigger; nothing changed.
+    #[error("{store}: refused to delete")]
+    Refused {
+        /// Which store.
+        store: &'static str,
+        /// By what.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A newer holder of the lock has been here; nothing changed.
     #[error("{store}: fence {} is stale, {highest} has been seen", .fence.get())]
     Fenced {
@@ -165,7 +174,8 @@ pub trait RunStore: Send + Sync + Debug {
     /// The store's own clock; `None` where it has none.
     async fn now(&self) -> Result<Option<DateTime<Utc>>, StoreError>;
 
-    /// Up to `limit` runs that were made before `before`, latest first, from `after` on. Never writes.
+    /// Up to `limit` runs, latest first, from `after` on: all that were made before `before`, and none that was made two
+    /// days later. Never writes.
     async fn page(&self, before: DateTime<Utc>, after: Option<&Cursor>, limit: usize) -> Result<Page, StoreError>;
 
     /// How many runs [`page`](Self::page) cannot show because the time they were made at is no time; `limit` at most.
@@ -182,6 +192,10 @@ pub trait RunStore: Send + Sync + Debug {
 
     /// Deletes those of `runs` that are still as they were read and have no run below them outside `runs`, with all
     /// that is their own, in one transaction of at most `limit`.
+    ///
+    /// # Errors
+    /// After any error nothing has changed. [`StoreError::TimedOut`] and [`StoreError::Refused`] are of these runs: others,
+    /// or fewer, may do.
     async fn delete(&self, job: &str, fence: Fence, runs: &[Seen], limit: Duration) -> Result<Deleted, StoreError>;
 
     /// Deletes (without `leave` only counts) a step's worth of what is not runs and is older than `cutoff`: signals

@@ -24,5 +24,6 @@ mod metrics;
 mod process;
 mod queue;
 mod redis;
+mod runs;
 mod seed;
 mod worker;

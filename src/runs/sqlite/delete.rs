@@ -107,12 +107,12 @@ impl SqliteStore {
         }
         let text = format!("DELETE FROM {} WHERE run_id IN (SELECT run_id FROM temp.batch)", self.layout.runs);
         deleted.counts.add("runs", sqlx::query(statement(text)).execute(&mut *connection).await?.rows_affected());
-        let gone: HashSet<String> = sqlx::query_scalar("SELECT run_id FROM temp.batch")
+        let mut gone: HashSet<String> = sqlx::query_scalar("SELECT run_id FROM temp.batch")
             .fetch_all(&mut *connection)
             .await?
             .into_iter()
             .collect();
-        deleted.runs = runs.iter().filter(|run| gone.contains(&run.id)).map(|run| run.id.clone()).collect();
+        deleted.runs = runs.iter().filter(|run| gone.remove(&run.id)).map(|run| run.id.clone()).collect();
         Ok(deleted)
     }
 
@@ -145,7 +145,7 @@ impl SqliteStore {
     }
 
     /// Deletes the checkpoints of the batch: those keyed `run:step`, and those keyed by the id of a step that is a row of
-    /// the run's own. Keys that another run might mean too stay.
+    /// the run's own. Keys that a run which stays might mean too stay.
     async fn delete_checkpoints(
         &self,
         connection: &mut SqliteConnection,
@@ -154,18 +154,23 @@ impl SqliteStore {
         if !self.tables.has("checkpoints") {
             return Ok(());
         }
-        let found = "SELECT p.step_run_id, b.run_id FROM temp.batch AS b CROSS JOIN checkpoints AS p \
-                     ON p.step_run_id >= b.run_id || ':' AND p.step_run_id < b.run_id || ';'";
+        let mut found = "SELECT p.step_run_id, b.run_id FROM temp.batch AS b CROSS JOIN checkpoints AS p \
+                     ON p.step_run_id >= b.run_id || ':' AND p.step_run_id < b.run_id || ';'"
+            .to_owned();
+        if self.tables.has("steps") {
+            found.push_str(
+                " WHERE NOT EXISTS (SELECT 1 FROM steps AS s WHERE s.step_id = p.step_run_id AND s.run_id NOT IN (SELECT run_id FROM temp.batch)) \
+                 UNION ALL SELECT p.step_run_id, b.run_id FROM temp.batch AS b CROSS JOIN steps AS s ON s.run_id = b.run_id \
+                 CROSS JOIN checkpoints AS p ON p.step_run_id = s.step_id",
+            );
+        }
         let mut keys = Vec::new();
-        for row in sqlx::query(found).fetch_all(&mut *connection).await? {
-            let (key, run): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+        for row in sqlx::query(statement(found)).fetch_all(&mut *connection).await? {
+            // A key that is no text is nobody's.
+            let (Ok(key), Ok(run)) = (row.try_get::<String, _>(0), row.try_get::<String, _>(1)) else { continue };
             if self.is_of_one_run(connection, &key, &run).await? {
                 keys.push(key);
             }
-        }
-        if self.tables.has("steps") {
-            let bare = "SELECT s.step_id FROM temp.batch AS b CROSS JOIN steps AS s ON s.run_id = b.run_id CROSS JOIN checkpoints AS p ON p.step_run_id = s.step_id";
-            keys.extend(sqlx::query_scalar::<_, String>(bare).fetch_all(&mut *connection).await?);
         }
         let text = "DELETE FROM checkpoints WHERE step_run_id IN (SELECT value FROM json_each(?))";
         let gone = sqlx::query(text)

@@ -11,14 +11,22 @@ use sqlx::{Row, SqliteConnection};
 use super::{SqliteStore, statement};
 use crate::{
     lock::Fence,
+    report::Counts,
     runs::{Cursor, LooseStep, Stamp, StoreError},
 };
 
 /// How many rows of a table one step reads.
 const WINDOW: i64 = 2_000;
 
-/// The rows of a window that are to go, and the window's last row if there is another window.
-type Window = (Vec<i64>, Option<i64>);
+/// What was found in the next rows of a table.
+struct Window {
+    /// The rows that are to go.
+    old: Vec<i64>,
+    /// How many rows were read.
+    read: i64,
+    /// The last row that was read.
+    last: i64,
+}
 
 /// A table that is swept by time.
 struct Table {
@@ -40,8 +48,8 @@ impl SqliteStore {
         // An unreadable list of types may name any. A subscription that has not ended still reads what it has not acknowledged.
         let unread = |signal: &str| {
             format!(
-                "EXISTS (SELECT 1 FROM stream_subscriptions AS u WHERE u.stream_id = {signal}.stream_id AND u.status NOT IN ({ended}) \
-             AND (NOT json_valid(u.signal_types) OR EXISTS (SELECT 1 FROM json_each(u.signal_types) WHERE value = {signal}.signal_type)) \
+                "EXISTS (SELECT 1 FROM stream_subscriptions AS u WHERE u.stream_id = {signal}.stream_id AND coalesce(u.status, '') NOT IN ({ended}) \
+             AND (CASE WHEN json_valid(u.signal_types) THEN json_type(u.signal_types) END IS NOT 'array' OR EXISTS (SELECT 1 FROM json_each(u.signal_types) WHERE value = {signal}.signal_type)) \
              AND NOT EXISTS (SELECT 1 FROM signal_acknowledgments AS a WHERE a.signal_id = {signal}.signal_id AND a.step_run_id = u.step_run_id))"
             )
         };
@@ -96,66 +104,70 @@ impl SqliteStore {
         limit: Duration,
     ) -> Result<LooseStep, StoreError> {
         let tables = self.loose_tables(leave.is_some());
-        let (at, row) = after.map_or((0, i64::MIN), place);
-        let Some(table) = tables.get(at) else {
-            return Ok(LooseStep { counts: crate::report::Counts::default(), next: None });
-        };
-        let (rows, last) = match leave {
+        let start = after.map_or((0, i64::MIN), place);
+        match leave {
             None => {
                 let mut connection = self.connection().await;
-                self.window(&mut connection, table, cutoff, row).await.map_err(|error| self.error(&error))?
+                let step = self.windows(&mut connection, &tables, start, cutoff, false).await;
+                step.map_err(|error| self.error(&error))
             }
             Some((job, fence)) => {
                 let mut transaction = self.begin(limit).await?;
-                let window = self.sweep_window(&mut transaction.connection, (job, fence), table, cutoff, row).await;
-                transaction.end(window).await?
+                let connection = &mut *transaction.connection;
+                let step = async {
+                    self.guard_fence(connection, job, fence).await?;
+                    let step = self.windows(connection, &tables, start, cutoff, true).await;
+                    step.map_err(|error| self.error(&error))
+                };
+                let step = step.await;
+                transaction.end(step).await
             }
-        };
-        let mut counts = crate::report::Counts::default();
-        counts.add(table.kind, rows.len() as u64);
-        let next = match last {
-            Some(last) => Some((at, last)),
-            None => (at + 1 < tables.len()).then_some((at + 1, i64::MIN)),
-        };
-        Ok(LooseStep { counts, next: next.map(|(at, row)| Cursor(vec![at.to_string(), row.to_string()])) })
+        }
     }
 
-    async fn sweep_window(
+    /// The windows of one step: small tables share a step, and so a transaction.
+    async fn windows(
         &self,
         connection: &mut SqliteConnection,
-        (job, fence): (&str, Fence),
-        table: &Table,
+        tables: &[Table],
+        (mut at, mut row): (usize, i64),
         cutoff: DateTime<Utc>,
-        row: i64,
-    ) -> Result<Window, StoreError> {
-        self.guard_fence(connection, job, fence).await?;
-        let window = async {
-            let window = self.window(connection, table, cutoff, row).await?;
-            self.delete_rows(connection, table, &window.0).await?;
-            Ok(window)
-        };
-        window.await.map_err(|error: sqlx::Error| self.error(&error))
+        is_real: bool,
+    ) -> Result<LooseStep, sqlx::Error> {
+        let (mut counts, mut room) = (Counts::default(), WINDOW);
+        while let Some(table) = tables.get(at).filter(|_| room > 0) {
+            let window = self.window(connection, table, cutoff, row, room).await?;
+            if is_real && !window.old.is_empty() {
+                self.delete_rows(connection, table, &window.old).await?;
+            }
+            counts.add(table.kind, window.old.len() as u64);
+            room -= window.read;
+            (at, row) = if window.read > 0 && room <= 0 { (at, window.last) } else { (at + 1, i64::MIN) };
+        }
+        let next = (at < tables.len()).then(|| Cursor(vec![at.to_string(), row.to_string()]));
+        Ok(LooseStep { counts, next })
     }
 
-    /// The rows of one window that are to go, and the window's last row if there is another window.
+    /// Looks at the next `limit` rows of a table.
     async fn window(
         &self,
         connection: &mut SqliteConnection,
         table: &Table,
         cutoff: DateTime<Utc>,
         row: i64,
+        limit: i64,
     ) -> Result<Window, sqlx::Error> {
         let Table { name, time, condition, .. } = table;
         // The condition is asked of old rows only: the rest are most of them.
         let text = format!(
             "SELECT t.rowid, CASE typeof(t.{time}) WHEN 'text' THEN t.{time} END, t.{time} < ?2 AND {condition} \
-             FROM (SELECT rowid, * FROM {name} WHERE rowid > ?1 ORDER BY rowid LIMIT {WINDOW}) AS t ORDER BY t.rowid"
+             FROM (SELECT rowid, * FROM {name} WHERE rowid > ?1 ORDER BY rowid LIMIT ?4) AS t ORDER BY t.rowid"
         );
         // Another offset sorts up to 14 hours off: Rust has the last word on what is old.
         let text_of = |at: DateTime<Utc>| at.format("%Y-%m-%dT%H:%M:%S%.6f").to_string();
         let bound = text_of(cutoff + chrono::TimeDelta::days(1));
-        let rows =
-            sqlx::query(statement(text)).bind(row).bind(bound).bind(text_of(cutoff)).fetch_all(connection).await?;
+        let query = sqlx::query(statement(text)).bind(row).bind(bound).bind(text_of(cutoff)).bind(limit);
+        let rows = query.fetch_all(connection).await?;
         let mut old = Vec::new();
         for row in &rows {
             let may_go: Option<bool> = row.try_get(2)?;
@@ -164,9 +176,8 @@ impl SqliteStore {
                 old.push(row.try_get(0)?);
             }
         }
-        let is_full = i64::try_from(rows.len()).is_ok_and(|count| count == WINDOW);
-        let last = rows.last().filter(|_| is_full).map(|row| row.try_get(0)).transpose()?;
-        Ok((old, last))
+        let last = rows.last().map(|row| row.try_get(0)).transpose()?.unwrap_or(row);
+        Ok(Window { old, read: i64::try_from(rows.len()).unwrap_or(limit), last })
     }
 
     async fn delete_rows(

@@ -131,10 +131,12 @@ impl SqliteStore {
     }
 
     fn error(&self, error: &sqlx::Error) -> StoreError {
-        // 9 is SQLITE_INTERRUPT: our own deadline. 5 and 6 are a lock that another program held for too long.
+        let what = format!("{}: {}", self.path.display(), plain(error));
+        // 9 is SQLITE_INTERRUPT: our own deadline. 19 is SQLITE_CONSTRAINT: foreign keys, checks and triggers.
         match primary_code(error) {
             Some(9) => StoreError::TimedOut { store: NAME },
-            _ => StoreError::unavailable(NAME, format!("{}: {}", self.path.display(), plain(error))),
+            Some(19) => StoreError::Refused { store: NAME, source: what.into() },
+            _ => StoreError::unavailable(NAME, what),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Pages of runs and of their children.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{Row, sqlite::SqliteRow};
 
 use super::{SqliteStore, json, statement};
@@ -12,8 +12,8 @@ const COLUMNS: &str = "CAST(r.run_id AS BLOB), CAST(r.status AS BLOB), CAST(r.wo
                        CASE typeof(r.updated_at) WHEN 'text' THEN CAST(r.updated_at AS BLOB) END, CAST(r.parent_run_id AS BLOB)";
 
 impl SqliteStore {
-    /// Pages downwards by `(created_at, run_id)`, which is an index. Times of another offset sort up to 14 hours off, for
-    /// which the caller's bound allows. Text is paged; what is not text is counted by [`count_unpaged`](Self::count_unpaged).
+    /// Pages downwards by (`created_at`, `run_id`), which is an index. Times of another offset sort up to 14 hours off, for
+    /// which the bound is a day later than asked for. Text is paged; what is not text is counted by [`count_unpaged`](Self::count_unpaged).
     pub(super) async fn read_page(
         &self,
         before: DateTime<Utc>,
@@ -25,7 +25,8 @@ impl SqliteStore {
             "SELECT {COLUMNS} FROM {table} AS r WHERE r.created_at >= '' AND typeof(r.run_id) = 'text' \
              AND (r.created_at, r.run_id) < (CAST(? AS TEXT), CAST(? AS TEXT)) ORDER BY r.created_at DESC, r.run_id DESC LIMIT ?"
         );
-        let start = Cursor(vec![before.format("%Y-%m-%dT%H:%M:%S").to_string(), String::new()]);
+        let bound = before.checked_add_signed(TimeDelta::days(1)).unwrap_or(before);
+        let start = Cursor(vec![bound.format("%Y-%m-%dT%H:%M:%S%.6f").to_string(), String::new()]);
         let bytes: Vec<Vec<u8>> = after.unwrap_or(&start).0.iter().map(|part| decode(part)).collect();
         let [created_at, id] = <[Vec<u8>; 2]>::try_from(bytes).expect("cursors of pages are made here, of two parts");
         let mut connection = self.connection().await;
