@@ -138,6 +138,22 @@ async fn a_pause_holds_the_beat_and_every_request_until_it_ends() {
 }
 
 #[tokio::test]
+async fn a_pause_ends_a_sweep_after_the_batch_in_hand() {
+    let redis = RedisServer::start().await;
+    let world = World::new(Some(&redis), QUICK, "batch_size = 1\nbatch_time = \"10ms\"", 3_000).await;
+    let worker = world.start("worker --name w1");
+    world.cli.stdout("enqueue old-runs");
+    world.is_amid().await;
+    world.cli.stdout("pause old-runs");
+    let report = &reports(&world, 1).await[0];
+    assert_eq!((&report["outcome"], &report["reason"]), (&"limited".into(), &"paused on the way".into()));
+    assert_eq!(deleted(report), 3_000 - world.store.left().await);
+    assert!(world.store.left().await > 0, "it was over too soon");
+    world.store.assert_whole().await;
+    worker.stop().await;
+}
+
+#[tokio::test]
 async fn unlock_stops_the_holder_before_its_next_batch() {
     let redis = RedisServer::start().await;
     let world = World::new(Some(&redis), QUICK, "batch_size = 1\nbatch_time = \"10ms\"", 3_000).await;
