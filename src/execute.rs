@@ -185,7 +185,7 @@ impl Execution<'_> {
                 }
                 Err(error) => return End::new(Outcome::Failed, chain(&error), Next::Retry),
                 Ok(None) if self.start.elapsed() < patience && !self.ask.stop.is_cancelled() => {
-                    tokio::time::sleep(LOCK_POLL).await
+                    tokio::time::sleep(LOCK_POLL).await;
                 }
                 Ok(None) => return End::new(Outcome::Busy, "another worker holds the job's lock", Next::Settle),
             }

@@ -46,7 +46,8 @@ impl Pace {
 
     /// A batch of `count` lasted `took`. Short batches tell nothing of larger ones, so growth is a doubling at most.
     pub fn lasted(&mut self, count: usize, took: Duration) {
-        let fit = count as f64 * self.time.as_secs_f64() / took.as_secs_f64().max(1e-6);
+        let fit = f64::from(u32::try_from(count).unwrap_or(u32::MAX)) * self.time.as_secs_f64()
+            / took.as_secs_f64().max(1e-6);
         // A cast of a float saturates: it cannot wrap.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let fit = fit as usize;
