@@ -62,7 +62,7 @@ fn sources() -> Vec<Source> {
     files.sort();
     let name = |path: &Path| path.strip_prefix(&root).unwrap().with_extension("").display().to_string();
     let sources = files.iter().map(|path| Source { path: name(path), code: code(&fs::read_to_string(path).unwrap()) });
-    // Tests and suites may reach for anything; `lib` names all rooms.
+    // Tests and the suites that are tests may reach for anything; `lib` names all rooms.
     let is_test = |path: &str| path.ends_with("tests") || path.contains("/conformance");
     sources.filter(|source| source.path != "lib" && !is_test(&source.path)).collect()
 }
