@@ -189,9 +189,11 @@ impl Execution<'_> {
                     return End::new(Outcome::Failed, format!("panic: {}", panic_text(&*panic)), Next::Settle);
                 }
                 Err(error) => return End::new(Outcome::Failed, chain(&error), Next::Retry),
-                Ok(None) if self.start.elapsed() < patience && !self.ask.stop.is_cancelled() => {
-                    tokio::time::sleep(LOCK_POLL).await;
+                // Not busy: whoever holds the lock may be dead, and then nobody else finishes what it began.
+                Ok(None) if self.start.elapsed() < patience && self.ask.stop.is_cancelled() => {
+                    return End::new(Outcome::Limited, "asked to stop", Next::HandBack);
                 }
+                Ok(None) if self.start.elapsed() < patience => tokio::time::sleep(LOCK_POLL).await,
                 Ok(None) => return End::new(Outcome::Busy, "another worker holds the job's lock", Next::Settle),
             }
         }

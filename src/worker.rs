@@ -186,6 +186,7 @@ pub async fn run_worker(janitor: Janitor, name: &str, stop: CancellationToken) -
     let open = backend.open();
     let worker = WorkerBuilder::new(&context).backend(backend).data(janitor).build(handle);
     let mut running = Box::pin(worker.run());
+    tracing::info!(worker = name, "worker started");
     let ended = tokio::select! {
         ended = &mut running => Some(ended),
         () = stop.cancelled() => match context.stop() {
@@ -203,5 +204,6 @@ pub async fn run_worker(janitor: Janitor, name: &str, stop: CancellationToken) -
     if time::timeout(HAND_BACK_MAX, open.wait()).await.is_err() {
         tracing::warn!("requests not handed back in time, they will lapse");
     }
+    tracing::info!(worker = name, "worker stopped");
     ended.unwrap_or(Ok(()))
 }

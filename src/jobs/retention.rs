@@ -33,8 +33,8 @@ pub struct Retention {
     policy: Policy,
     cursor: Option<Cursor>,
     is_at_end: bool,
-    /// Runs that go along with one above them, though their own turn has not come.
-    along: HashSet<String>,
+    /// Runs that were planned and are still there: they wait for their batch, or stay in spite of the plan.
+    named: HashSet<String>,
     loose: Option<Cursor>,
     oldest_due: Option<DateTime<Utc>>,
 }
@@ -50,7 +50,7 @@ impl Retention {
             policy,
             cursor: None,
             is_at_end: false,
-            along: HashSet::new(),
+            named: HashSet::new(),
             loose: None,
             oldest_due: None,
         }
@@ -80,7 +80,8 @@ impl Retention {
         let mut eligible = Vec::new();
         for run in page {
             match self.policy.decide(&run) {
-                Decision::Eligible if self.along.remove(&run.id) => {}
+                // It went along with one above it.
+                Decision::Eligible if self.named.contains(&run.id) => {}
                 Decision::Eligible => eligible.push(run),
                 Decision::Alive => {}
                 Decision::Rule => tally.kept.add("rule", 1),
@@ -119,10 +120,11 @@ impl Retention {
         let mut runs = Vec::with_capacity(families.len());
         for (run, below) in families {
             for child in below {
-                if self.along.insert(child.id.clone()) {
+                if self.named.insert(child.id.clone()) {
                     runs.push(child);
                 }
             }
+            self.named.insert(run.id.clone());
             runs.push(run);
         }
         parents_last(runs)
@@ -202,6 +204,9 @@ impl Job for Retention {
         tally: &mut Tally,
     ) -> Result<Vec<String>, JobError> {
         let deleted = self.store.delete(&self.job, fence, items, limit).await?;
+        for run in &deleted.runs {
+            self.named.remove(run);
+        }
         tally.deleted.merge(&deleted.counts);
         if deleted.changed > 0 {
             tally.kept.add("changed", deleted.changed);

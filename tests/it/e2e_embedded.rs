@@ -1,7 +1,7 @@
 //! The embedded mode end to end: processes of the binary, one SQLite file, no server.
 
 use serde_json::Value;
-use sqlx::{ConnectOptions, sqlite::SqliteConnectOptions};
+use sqlx::{ConnectOptions, Connection, sqlite::SqliteConnectOptions};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -123,6 +123,41 @@ async fn metrics_of_up_grow_with_a_sweep() {
     assert!(health.starts_with("HTTP/1.1 200") && body["jobs"]["old-runs"]["last_success"].is_string(), "{health}");
     up.stop().await;
     assert!(TcpStream::connect(&listen).await.is_err(), "the port is free again");
+}
+
+#[tokio::test]
+async fn up_that_is_stopped_amid_a_sweep_is_finished_by_the_next_one() {
+    let world = World::new(None, "", SLOW, 2_000).await;
+    world.cli.stdout("enqueue old-runs");
+    let first = world.start("up");
+    world.is_amid().await;
+    first.stop().await;
+    let left = world.store.left().await;
+    assert!(left > 0, "it was over too soon");
+    assert_eq!(world.cli.json("status --json")[0]["locked"], false);
+    assert!(world.cli.run("status").2.contains("queue: 0 waiting, 1 running, 0 dead"), "handed back");
+    world.hurry(SLOW);
+    let second = world.start("up");
+    comes("the report", async || !world.history().is_empty()).await;
+    second.stop().await;
+    let history = world.history();
+    assert_eq!((history.len(), &history[0]["outcome"], deleted(&history[0])), (1, &"done".into(), left));
+    world.store.assert_swept().await;
+}
+
+#[tokio::test]
+async fn a_store_that_its_owner_keeps_locked_fails_and_is_named() {
+    let world = World::new(None, "", "", 100).await;
+    let held = world.store.hold().await;
+    let (code, stdout, stderr) = world.cli.run("run old-runs --json");
+    let report: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((code, &report["outcome"]), (1, &"failed".into()), "{stderr}");
+    let reason = report["reason"].as_str().unwrap();
+    assert!(reason.starts_with("sqlite: unavailable: ") && reason.contains("app.db: database is locked"), "{reason}");
+    assert_eq!(world.cli.json("run old-runs --dry-run --json")["planned"]["runs"], 100, "a plan only reads");
+    held.close().await.unwrap();
+    world.cli.stdout("run old-runs");
+    world.store.assert_swept().await;
 }
 
 /// The whole answer to a GET.

@@ -160,3 +160,53 @@ async fn a_run_that_is_told_to_stop_is_limited_and_gives_its_lock_back() {
         assert_eq!(world.history()[0], report);
     }
 }
+
+#[tokio::test]
+async fn a_worker_that_is_told_to_stop_while_it_waits_for_a_dead_ones_lock_settles_nothing() {
+    let redis = RedisServer::start().await;
+    let world = World::new(Some(&redis), "[worker]\nlock_ttl = \"30s\"\nvisibility = \"1s\"", SLOW, 1_000).await;
+    world.cli.stdout("enqueue old-runs");
+    let first = world.start("worker --name first");
+    world.is_amid().await;
+    first.kill().await;
+    let second = world.start("worker --name second");
+    comes("the second delivery", async || {
+        redis.cli(&["XPENDING", STREAM, "workers", "-", "+", "1"]).await.contains("second-")
+    })
+    .await;
+    second.stop().await;
+    assert_eq!(world.history(), Vec::<Value>::new(), "the request is not settled");
+    assert_eq!(redis.cli(&["XLEN", STREAM]).await, "1");
+    assert_eq!(world.cli.stdout("unlock old-runs"), "old-runs: unlocked\n");
+    world.hurry(SLOW);
+    let third = world.start("worker --name third");
+    comes("the report", async || !world.history().is_empty()).await;
+    third.stop().await;
+    assert_eq!((world.history().len(), &world.history()[0]["outcome"]), (1, &"done".into()));
+    world.store.assert_swept().await;
+}
+
+#[tokio::test]
+async fn a_request_that_kills_its_worker_each_time_dies_and_can_be_tried_again() {
+    let redis = RedisServer::start().await;
+    let head = "[worker]\nlock_ttl = \"1s\"\nvisibility = \"1s\"\nmax_deliveries = 2";
+    let world = World::new(Some(&redis), head, SLOW, 1_000).await;
+    world.cli.stdout("enqueue old-runs");
+    for number in 0..2 {
+        let worker = world.start(&format!("worker --name w{number}"));
+        kill_amid(&world, worker, 1).await;
+    }
+    world.hurry(SLOW);
+    let worker = world.start("worker --name last");
+    comes("a dead request", async || !world.cli.stdout("dead ls").is_empty()).await;
+    let report = world.history().remove(0);
+    assert_eq!((&report["outcome"], &report["attempt"], deleted(&report)), (&"failed".into(), &2.into(), 0));
+    assert!(report["reason"].as_str().unwrap().starts_with("lost 2 times, last by w1-"), "{report}");
+    assert!(world.store.left().await > 0);
+    let id = world.cli.json("dead ls --json")[0]["id"].as_str().unwrap().to_owned();
+    world.cli.stdout(&format!("dead retry {id}"));
+    comes("a second report", async || world.history().len() == 2).await;
+    assert_eq!((&world.history()[0]["outcome"], &world.history()[0]["attempt"]), (&"done".into(), &1.into()));
+    worker.stop().await;
+    world.store.assert_swept().await;
+}

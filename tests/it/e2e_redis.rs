@@ -43,7 +43,7 @@ async fn a_request_from_anywhere_becomes_one_report() {
     assert_eq!(deleted(&reports(&world, 3).await[0]), 100);
     let (code, stdout, _) = world.cli.run("enqueue old-runs --wait --json");
     let waited: Value = serde_json::from_str(&stdout).unwrap();
-    assert_eq!((code, deleted(&waited)), (5, 100), "{waited}");
+    assert_eq!((code, deleted(&waited)), (0, 100), "{waited}");
     assert_eq!(waited, reports(&world, 4).await[0]);
     assert_eq!(world.cli.run("enqueue old-runs --wait --quiet").0, 0, "nothing is left");
     world.store.assert_swept().await;
@@ -134,6 +134,22 @@ async fn a_pause_holds_the_beat_and_every_request_until_it_ends() {
     let tick: chrono::DateTime<chrono::Utc> = report["tick"].as_str().unwrap().parse().unwrap();
     assert!(tick.timestamp_millis() > ticked.parse().unwrap(), "a tick of the pause is not made up");
     beat.stop().await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_pause_ends_a_sweep_after_the_batch_in_hand() {
+    let redis = RedisServer::start().await;
+    let world = World::new(Some(&redis), QUICK, "batch_size = 1\nbatch_time = \"10ms\"", 3_000).await;
+    let worker = world.start("worker --name w1");
+    world.cli.stdout("enqueue old-runs");
+    world.is_amid().await;
+    world.cli.stdout("pause old-runs");
+    let report = &reports(&world, 1).await[0];
+    assert_eq!((&report["outcome"], &report["reason"]), (&"limited".into(), &"paused on the way".into()));
+    assert_eq!(deleted(report), 3_000 - world.store.left().await);
+    assert!(world.store.left().await > 0, "it was over too soon");
+    world.store.assert_whole().await;
     worker.stop().await;
 }
 

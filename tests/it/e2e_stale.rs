@@ -1,9 +1,12 @@
 //! Holders that are frozen past their lease, and a Redis that goes away amid a sweep: who is in doubt deletes nothing.
 
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 use sqlx::Connection;
 
 use crate::{
+    cli::Cli,
     process::{End, Process, Signal, World, comes, deleted},
     redis::{RedisOptions, RedisServer},
 };
@@ -128,12 +131,10 @@ async fn a_worker_whose_redis_comes_back_finishes_the_request() {
     let worker = world.start("worker --name w1");
     world.is_amid().await;
     redis.stop().await;
-    worker.logs("lock lost").await;
+    worker.logs("request not settled, trying again").await;
     let left = world.store.left().await;
     assert!(left > 0, "it was over before Redis went");
-    worker.logs("no requests, trying again").await;
-    // One batch may have been in hand.
-    assert!(left - world.store.left().await <= 2, "it went on without its lock");
+    world.store.assert_whole().await;
     redis.restart().await;
     comes("a final report", async || !world.history().is_empty()).await;
     assert_eq!(redis.cli(&["XLEN", "{janitor}:queue:default"]).await, "0", "the request is settled");
@@ -142,4 +143,68 @@ async fn a_worker_whose_redis_comes_back_finishes_the_request() {
     worker.stop().await;
     world.cli.stdout("run old-runs");
     world.store.assert_swept().await;
+}
+
+#[tokio::test]
+async fn a_redis_that_forgets_everything_ends_the_sweep_and_not_the_worker() {
+    let redis = RedisServer::start().await;
+    let world = World::new(Some(&redis), QUICK, SLOW, 3_000).await;
+    let (worker, beat) = (world.start("worker --name w1"), world.start("beat"));
+    world.cli.stdout("enqueue old-runs");
+    world.is_amid().await;
+    redis.cli(&["FLUSHALL"]).await;
+    worker.logs("it is not ours any more").await;
+    assert!(world.store.left().await > 0, "it was over before Redis forgot");
+    world.store.assert_whole().await;
+    assert_eq!(world.history(), Vec::<Value>::new(), "its request is forgotten too");
+    world.configure(SLOW, "");
+    let (code, stdout, stderr) = world.cli.run("enqueue old-runs --dry-run --wait --json");
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    assert_eq!(world.cli.json("run old-runs --json")["outcome"], "done", "the fence has grown");
+    world.store.assert_swept().await;
+    beat.stop().await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn two_janitors_that_do_not_know_each_other_are_kept_apart_by_the_store() {
+    let world = World::new(None, "", SLOW, 2_000).await;
+    let other = Cli::with(&format!(
+        "[jobs.old-runs]\nkind = \"retention\"\nstore = \"sqlite://{}\"\nretention_days = 30\n",
+        world.cli.path().join("app.db").display()
+    ));
+    let first = world.start("run old-runs --json");
+    world.is_amid().await;
+    let second = other.json("run old-runs --json");
+    let end = first.end().await;
+    let report = report_of(&end);
+    assert_eq!((end.code, &report["outcome"], &second["outcome"]), (Some(1), &"failed".into(), &"done".into()));
+    assert!(report["reason"].as_str().unwrap().starts_with("sqlite: fence "), "{report}");
+    assert_eq!(deleted(&report) + deleted(&second), 2_000);
+    world.store.assert_swept().await;
+}
+
+#[tokio::test]
+async fn a_worker_whose_redis_is_gone_ends_in_time_when_it_is_told_to() {
+    for (is_silent, is_busy) in [(false, false), (true, false), (false, true), (true, true)] {
+        let mut redis = RedisServer::start().await;
+        let world = World::new(Some(&redis), "[worker]\ndrain = \"1s\"", SLOW, 3_000).await;
+        let worker = world.start("up");
+        if is_busy {
+            world.cli.stdout("enqueue old-runs");
+            world.is_amid().await;
+        } else {
+            worker.logs("beat started").await;
+        }
+        if is_silent {
+            redis.freeze();
+        } else {
+            redis.stop().await;
+        }
+        let told = Instant::now();
+        worker.stop().await;
+        let (took, what) = (told.elapsed(), if is_busy { "busy" } else { "idle" });
+        assert!(took < Duration::from_secs(15), "it took {took:?} ({what}, silent: {is_silent})");
+        world.store.assert_whole().await;
+    }
 }

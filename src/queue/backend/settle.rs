@@ -135,6 +135,16 @@ enum Verdict {
     HandBack,
 }
 
+impl Verdict {
+    /// How the job ended, where it did.
+    const fn report(&self) -> Option<&Report> {
+        match self {
+            Self::Finish(report) | Self::Retry(_, report) | Self::Bury(report) => Some(report),
+            Self::HandBack => None,
+        }
+    }
+}
+
 fn verdict(result: Result<Report, BoxDynError>, lease: &Lease) -> Verdict {
     let (delivery, consumer) = (lease.delivery(), lease.consumer());
     let report = match result.map_err(|error| error.downcast::<Unsettled>().map(|unsettled| *unsettled)) {
@@ -185,8 +195,13 @@ async fn settle(lease: &Lease, verdict: Verdict) -> Result<Report, BoxDynError> 
     };
     lease.over();
     if !is_ours {
-        tracing::error!(id = lease.delivery().id, ?verdict, "request not settled, it is not ours any more");
-        return Err(LeaseLost(lease.delivery().id.clone()).into());
+        let delivery = lease.delivery();
+        let (id, job, report) = (&delivery.id, &delivery.request.job, verdict.report());
+        // No ledger will tell what it deleted.
+        let (outcome, deleted) =
+            (report.map(|report| report.outcome.as_str()), report.map(|report| report.deleted.to_string()));
+        tracing::error!(id, job, outcome, deleted, "request not settled, it is not ours any more");
+        return Err(LeaseLost(id.clone()).into());
     }
     match verdict {
         Verdict::Finish(report) => {

@@ -6,7 +6,7 @@ use std::{collections::HashSet, time::Duration};
 
 use sqlx::{Row, SqliteConnection};
 
-use super::{NAME, SqliteStore, primary_code, statement};
+use super::{FENCE_TABLE, NAME, SqliteStore, statement};
 use crate::{
     lock::Fence,
     runs::{Deleted, Seen, StoreError},
@@ -17,8 +17,6 @@ pub(super) const BATCH_TABLE: &str =
     "CREATE TEMP TABLE batch (run_id TEXT PRIMARY KEY, status TEXT, updated_at TEXT) WITHOUT ROWID";
 /// How long making the fence's table and raising it may take.
 const RAISE_MAX: Duration = Duration::from_secs(5);
-/// The highest fence that each job's deletes have carried.
-const FENCE_TABLE: &str = "CREATE TABLE IF NOT EXISTS janitor_fence (job TEXT PRIMARY KEY, fence INTEGER NOT NULL)";
 
 impl SqliteStore {
     /// Sets the job's fence, which must grow; makes the table that remembers it.
@@ -32,21 +30,10 @@ impl SqliteStore {
             let raised = sqlx::query(text).bind(job).bind(number).execute(&mut *connection).await?.rows_affected();
             if raised == 1 { Ok(None) } else { seen_fence(connection, job).await.map(Some) }
         };
-        let highest = highest.await.map_err(|error| self.fence_error(&error));
+        let highest = highest.await.map_err(|error| self.error(&error));
         match transaction.end(highest).await? {
             None => Ok(()),
             Some(highest) => Err(StoreError::Fenced { store: NAME, fence, highest }),
-        }
-    }
-
-    fn fence_error(&self, error: &sqlx::Error) -> StoreError {
-        // 8 is SQLITE_READONLY: say what the table is, so that its absence can be mended by hand.
-        match (primary_code(error), self.error(error)) {
-            (Some(8), StoreError::Unavailable { store, source }) => StoreError::Unavailable {
-                store,
-                source: format!("{source} (needed on the first real run: {FENCE_TABLE})").into(),
-            },
-            (_, error) => error,
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::{Row, SqliteConnection};
 
-use super::{SqliteStore, statement};
+use super::{CONSTRAINT, NAME, SqliteStore, primary_code, statement};
 use crate::{
     lock::Fence,
     report::Counts,
@@ -137,10 +137,12 @@ impl SqliteStore {
         let (mut counts, mut room) = (Counts::default(), WINDOW);
         while let Some(table) = tables.get(at).filter(|_| room > 0) {
             let window = self.window(connection, table, cutoff, row, room).await?;
-            if is_real && !window.old.is_empty() {
-                self.delete_rows(connection, table, &window.old).await?;
-            }
-            counts.add(table.kind, window.old.len() as u64);
+            let count = if is_real && !window.old.is_empty() {
+                self.delete_rows(connection, table, &window.old).await?
+            } else {
+                window.old.len() as u64
+            };
+            counts.add(table.kind, count);
             room -= window.read;
             (at, row) = if window.read > 0 && room <= 0 { (at, window.last) } else { (at + 1, i64::MIN) };
         }
@@ -180,7 +182,47 @@ impl SqliteStore {
         Ok(Window { old, read: i64::try_from(rows.len()).unwrap_or(limit), last })
     }
 
+    /// Deletes rows, but for those that the owner holds; answers how many went.
     async fn delete_rows(
+        &self,
+        connection: &mut SqliteConnection,
+        table: &Table,
+        rows: &[i64],
+    ) -> Result<u64, sqlx::Error> {
+        if self.try_rows(connection, table, rows).await? {
+            return Ok(rows.len() as u64);
+        }
+        let mut gone = 0;
+        for row in rows {
+            gone += u64::from(self.try_rows(connection, table, &[*row]).await?);
+        }
+        let held = rows.len() as u64 - gone;
+        tracing::warn!(store = NAME, table = table.name, held, "the owner holds rows that were to go");
+        Ok(gone)
+    }
+
+    /// Deletes rows together; `false` where something of the owner's refuses, and then nothing has changed.
+    async fn try_rows(
+        &self,
+        connection: &mut SqliteConnection,
+        table: &Table,
+        rows: &[i64],
+    ) -> Result<bool, sqlx::Error> {
+        sqlx::raw_sql("SAVEPOINT rows").execute(&mut *connection).await?;
+        match self.delete_together(connection, table, rows).await {
+            Err(error) if primary_code(&error) == Some(CONSTRAINT) => {
+                sqlx::raw_sql("ROLLBACK TO rows; RELEASE rows").execute(connection).await?;
+                Ok(false)
+            }
+            answer => {
+                answer?;
+                sqlx::raw_sql("RELEASE rows").execute(connection).await?;
+                Ok(true)
+            }
+        }
+    }
+
+    async fn delete_together(
         &self,
         connection: &mut SqliteConnection,
         table: &Table,

@@ -30,6 +30,8 @@ use super::{
 use crate::{config::BatchSize, lock::Fence};
 
 const NAME: &str = "sqlite";
+/// The highest fence that each job's deletes have carried.
+const FENCE_TABLE: &str = "CREATE TABLE IF NOT EXISTS janitor_fence (job TEXT PRIMARY KEY, fence INTEGER NOT NULL)";
 /// How long one statement waits for another program's lock.
 const BUSY_MAX: Duration = Duration::from_secs(5);
 /// How much of the file is cached, in KiB: at least this, more for large batches, and at most [`CACHE_MAX_KIB`].
@@ -41,6 +43,11 @@ const RUN_KIB: usize = 32;
 const STEPS_PER_LOOK: i32 = 20_000;
 /// The deadline that is none.
 const NEVER: u64 = u64::MAX;
+
+/// SQLite's own names of its primary result codes. An interrupt is our own deadline; constraints are also triggers.
+const READ_ONLY: i32 = 8;
+const INTERRUPT: i32 = 9;
+const CONSTRAINT: i32 = 19;
 
 /// A SQLite file with a run table.
 #[derive(Debug)]
@@ -132,10 +139,13 @@ impl SqliteStore {
 
     fn error(&self, error: &sqlx::Error) -> StoreError {
         let what = format!("{}: {}", self.path.display(), plain(error));
-        // 9 is SQLITE_INTERRUPT: our own deadline. 19 is SQLITE_CONSTRAINT: foreign keys, checks and triggers.
         match primary_code(error) {
-            Some(9) => StoreError::TimedOut { store: NAME },
-            Some(19) => StoreError::Refused { store: NAME, source: what.into() },
+            Some(INTERRUPT) => StoreError::TimedOut { store: NAME },
+            Some(READ_ONLY) => {
+                // Say what the table is, so that its absence can be mended by hand.
+                StoreError::unavailable(NAME, format!("{what} (a real run needs to write, at first: {FENCE_TABLE})"))
+            }
+            Some(CONSTRAINT) => StoreError::Refused { store: NAME, source: what.into() },
             _ => StoreError::unavailable(NAME, what),
         }
     }
@@ -280,3 +290,6 @@ impl RunStore for SqliteStore {
         self.findings().await
     }
 }
+
+#[cfg(test)]
+mod tests;

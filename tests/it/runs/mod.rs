@@ -1,5 +1,7 @@
 //! The answers to the run store seam.
 
+mod edges;
+mod random;
 pub mod world;
 
 use apalis_janitor::{run_store_conformance, runs::memory::MemoryStore};
