@@ -63,6 +63,7 @@ pub async fn walk<J: Job>(
         deleted: 0,
         failed: 0,
         held: Duration::ZERO,
+        pause_until: Instant::now(),
     };
     tally.planned.add(J::UNIT, 0);
     if let Leave::Apply(_) = leave {
@@ -88,6 +89,8 @@ struct Walk<'a, I> {
     failed: u64,
     /// How long others have been kept out since the last pause.
     held: Duration,
+    /// No batch begins before this.
+    pause_until: Instant,
 }
 
 impl<I: Send + Sync> Walk<'_, I> {
@@ -159,6 +162,7 @@ impl<I: Send + Sync> Walk<'_, I> {
     ) -> Result<Option<Stopped>, JobError> {
         let Leave::Apply(held) = self.leave else { return Ok(None) };
         while self.admitted >= self.limits.pace.size() || self.admitted > 0 && (is_last || self.room() == 0) {
+            self.pause().await;
             if let Some(stopped) = self.stopped() {
                 return Ok(Some(stopped));
             }
@@ -194,9 +198,7 @@ impl<I: Send + Sync> Walk<'_, I> {
                 }
                 Err(error) => return Err(error),
             }
-            if !(is_last && self.admitted == 0) {
-                self.rest_between(took).await;
-            }
+            self.set_pause(took);
         }
         Ok(None)
     }
@@ -214,18 +216,23 @@ impl<I: Send + Sync> Walk<'_, I> {
         self.admit::<J>(tally);
     }
 
-    /// Lets other writers in, once they have been kept out for some time: many small batches count as one.
-    async fn rest_between(&mut self, took: Duration) {
+    /// Sets a pause in which other writers get in, once they have been kept out for some time: many small batches count
+    /// as one. Planning goes on in it.
+    fn set_pause(&mut self, took: Duration) {
         self.held += took;
-        if !self.limits.pace.is_long(self.held) {
-            return;
+        if self.limits.pace.is_long(self.held) {
+            self.pause_until = Instant::now() + Pace::pause(std::mem::take(&mut self.held), self.limits.pause);
         }
-        let pause = Pace::pause(std::mem::take(&mut self.held), self.limits.pause);
-        tokio::select! { () = tokio::time::sleep(pause) => {} () = self.stop.cancelled() => {} }
+    }
+
+    /// Waits for the end of the pause, or until it is asked to stop.
+    async fn pause(&self) {
+        tokio::select! { () = tokio::time::sleep_until(self.pause_until.into()) => {} () = self.stop.cancelled() => {} }
     }
 
     async fn rest<J: Job<Item = I>>(&mut self, job: &mut J, tally: &mut Tally) -> Result<Stopped, JobError> {
         loop {
+            self.pause().await;
             if let Some(stopped) = self.stopped() {
                 return Ok(stopped);
             }
@@ -236,7 +243,7 @@ impl<I: Send + Sync> Walk<'_, I> {
             if !job.rest(self.leave, limit, tally).await? {
                 return Ok(Stopped::AtTheEnd);
             }
-            self.rest_between(began.elapsed()).await;
+            self.set_pause(began.elapsed());
         }
     }
 }

@@ -39,6 +39,8 @@ const CACHE_MIN_KIB: usize = 36 * 1024;
 const CACHE_MAX_KIB: usize = 256 * 1024;
 /// What a run of a batch touches, in KiB. A page that does not fit is written twice.
 const RUN_KIB: usize = 32;
+/// How many rows the thread that reads may be ahead of who takes them: with few, the two wait for each other.
+const ROWS_AHEAD: usize = 4_096;
 /// After how many steps of SQLite's machine the deadline is looked at.
 const STEPS_PER_LOOK: i32 = 20_000;
 /// The deadline that is none.
@@ -107,6 +109,7 @@ impl SqliteStore {
             .busy_timeout(BUSY_MAX)
             .pragma("cache_size", format!("-{}", cache_kib(batch)))
             .pragma("temp_store", "memory")
+            .row_buffer_size(ROWS_AHEAD)
             .disable_statement_logging()
             .connect()
             .await
