@@ -173,7 +173,9 @@ impl<I: Send + Sync> Walk<'_, I> {
                     tally.batches += 1;
                     self.suspects = self.suspects.saturating_sub(size);
                     self.deleted += gone.len() as u64;
-                    gone.iter().for_each(|id| self.watch.item(id));
+                    for id in &gone {
+                        self.watch.item(id);
+                    }
                     self.limits.pace.lasted(size, took);
                     self.settle::<J>(size, tally);
                 }
