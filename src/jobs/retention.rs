@@ -222,7 +222,7 @@ impl Job for Retention {
             Leave::Apply(held) => Some((self.job.as_str(), held.fence()?)),
         };
         let step = self.store.loose(cutoff, self.loose.as_ref(), allowed, limit).await?;
-        let found = Counts::from_iter(step.counts.iter().filter(|(_, count)| *count > 0));
+        let found: Counts = step.counts.iter().filter(|(_, count)| *count > 0).collect();
         tally.planned.merge(&found);
         if allowed.is_some() {
             tally.deleted.merge(&found);

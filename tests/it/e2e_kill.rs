@@ -11,13 +11,13 @@ use crate::{
 };
 
 /// A dead worker's lock and request come free soon.
-const QUICK: &str = "[worker]\nlock_ttl = \"1s\"\nvisibility = \"1s\"\nmax_deliveries = 20";
+const QUICK: &str = "[worker]\nlock_ttl = \"2s\"\nvisibility = \"2s\"\nmax_deliveries = 20";
 /// Small batches, so that a sweep takes a while.
 const SLOW: &str = "batch_size = 2\nbatch_time = \"10ms\"";
 const LOCK: &str = "{janitor}:lock:old-runs";
 const STREAM: &str = "{janitor}:queue:default";
 /// The lock's ttl and a second.
-const FREE_MAX: Duration = Duration::from_secs(2);
+const FREE_MAX: Duration = Duration::from_secs(3);
 
 /// Waits until the sweep goes on, lets it delete about `more` runs, and kills it.
 async fn kill_amid(world: &World, process: Process, more: u64) {

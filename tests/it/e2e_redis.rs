@@ -28,16 +28,16 @@ async fn reports(world: &World, count: usize) -> Vec<Value> {
 #[tokio::test]
 async fn a_request_from_anywhere_becomes_one_report() {
     let redis = RedisServer::start().await;
-    let world = World::new(Some(&redis), QUICK, "run_limit = 100", 300).await;
+    let world = World::new(Some(&redis), QUICK, "run_limit = 100", 350).await;
     let worker = world.start("worker --name w1");
     append(&redis, &["job", "old-runs", "mode", "dry_run"]).await;
     let dry = &reports(&world, 1).await[0];
     assert_eq!((&dry["mode"], &dry["planned"]["runs"], &dry["fence"]), (&"dry_run".into(), &100.into(), &Value::Null));
-    assert_eq!((deleted(dry), world.store.left().await), (0, 300));
+    assert_eq!((deleted(dry), world.store.left().await), (0, 350));
 
     append(&redis, &["job", "old-runs", "mode", "apply"]).await;
     let raw = &reports(&world, 2).await[0];
-    assert_eq!((&raw["outcome"], deleted(raw), &raw["tick"]), (&"limited".into(), 100, &Value::Null));
+    assert_eq!((&raw["outcome"], deleted(raw), &raw["tick"]), (&"limited".into(), 100, &Value::Null), "{raw}");
 
     assert!(world.cli.stdout("enqueue old-runs").starts_with("old-runs: enqueued as "));
     assert_eq!(deleted(&reports(&world, 3).await[0]), 100);
@@ -45,7 +45,8 @@ async fn a_request_from_anywhere_becomes_one_report() {
     let waited: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((code, deleted(&waited)), (0, 100), "{waited}");
     assert_eq!(waited, reports(&world, 4).await[0]);
-    assert_eq!(world.cli.run("enqueue old-runs --wait --quiet").0, 0, "nothing is left");
+    let rest = world.cli.json("enqueue old-runs --wait --json");
+    assert_eq!((&rest["outcome"], deleted(&rest)), (&"done".into(), 50), "nothing is left: {rest}");
     world.store.assert_swept().await;
     worker.stop().await;
     assert_eq!(redis.cli(&["XLEN", STREAM]).await, "0");

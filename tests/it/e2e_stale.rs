@@ -11,7 +11,7 @@ use crate::{
     redis::{RedisOptions, RedisServer},
 };
 
-const QUICK: &str = "[worker]\nlock_ttl = \"1s\"\nvisibility = \"2s\"\nmax_deliveries = 20";
+const QUICK: &str = "[worker]\nlock_ttl = \"2s\"\nvisibility = \"2s\"\nmax_deliveries = 20";
 /// Small batches, so that a sweep takes a while; and what a second holder may delete.
 const SLOW: &str = "batch_size = 2\nbatch_time = \"10ms\"";
 const LOCK: &str = "{janitor}:lock:old-runs";

@@ -99,7 +99,7 @@ pub async fn takes_apart_ids_that_look_alike(subject: &dyn Subject) {
     for (at, id) in ids.iter().enumerate() {
         let batch = seen(&*subject.store(), &[id]).await;
         let deleted = delete(&*subject.store(), 1 + at as u64, &batch).await;
-        assert_eq!(deleted.runs, std::slice::from_ref(id));
+        assert_eq!(&deleted.runs, std::slice::from_ref(id));
         for thing in [Thing::Run(expired(id)), event(id)] {
             assert!(expected.remove(&thing), "{thing:?} was not there");
         }

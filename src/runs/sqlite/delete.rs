@@ -72,13 +72,8 @@ impl SqliteStore {
     }
 
     async fn delete_in(&self, connection: &mut SqliteConnection, runs: &[Seen]) -> Result<Deleted, sqlx::Error> {
-        let batch = serde_json::Value::from_iter(runs.iter().map(|run| {
-            serde_json::Value::from(vec![
-                Some(run.id.as_str()),
-                Some(run.status.as_str()),
-                run.updated_at.raw.as_deref(),
-            ])
-        }));
+        let row = |run: &Seen| serde_json::json!([run.id.as_str(), run.status.as_str(), run.updated_at.raw.as_deref()]);
+        let batch: serde_json::Value = runs.iter().map(row).collect();
         sqlx::query("DELETE FROM temp.batch").execute(&mut *connection).await?;
         sqlx::query("INSERT INTO temp.batch SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?) WHERE true ON CONFLICT DO NOTHING")
             .bind(batch.to_string())

@@ -228,7 +228,7 @@ impl SqliteStore {
         table: &Table,
         rows: &[i64],
     ) -> Result<(), sqlx::Error> {
-        let numbers = serde_json::Value::from_iter(rows.iter().copied()).to_string();
+        let numbers = rows.iter().copied().collect::<serde_json::Value>().to_string();
         let name = table.name;
         if let Some((other, theirs, ours)) = table.along
             && self.tables.has(other)

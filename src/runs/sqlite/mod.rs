@@ -243,7 +243,7 @@ fn statement(text: String) -> AssertSqlSafe<String> {
 
 /// Ids as a JSON array, for `json_each`: one bind and one statement text for any number of them.
 fn json<'a>(ids: impl Iterator<Item = &'a str>) -> String {
-    serde_json::Value::from_iter(ids).to_string()
+    ids.collect::<serde_json::Value>().to_string()
 }
 
 #[async_trait]

@@ -2,6 +2,7 @@
 
 mod edges;
 mod random;
+mod reports;
 pub mod world;
 
 use apalis_janitor::{run_store_conformance, runs::memory::MemoryStore};
