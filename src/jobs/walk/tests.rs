@@ -1,5 +1,7 @@
 //! The walk, with a job that does as it is told.
 
+#![allow(clippy::single_range_in_vec_init, reason = "a plan is a list of pages, and may be of one")]
+
 use std::{
     collections::{BTreeSet, VecDeque},
     sync::{Arc, Mutex},
