@@ -201,7 +201,8 @@ impl Execution<'_> {
 
     async fn sweep(&mut self, config: &RetentionConfig, policy: Policy, leave: Leave<'_>) -> Result<Stopped, JobError> {
         let store = self.janitor.store(&self.job.name, config).await?;
-        let mut job = Retention::new(self.job.name.clone(), store, Arc::clone(self.janitor.clock()), policy);
+        let mut job =
+            Retention::new(self.job.name.clone(), Arc::clone(&store), Arc::clone(self.janitor.clock()), policy);
         let limits = Limits {
             pace: Pace::new(config.batch_size.get(), config.batch_time, config.batch_pause),
             pause: config.batch_pause,
@@ -219,6 +220,7 @@ impl Execution<'_> {
             }
         };
         drop(walked);
+        store.rest().await;
         let is_all_gone = self.tally.failed == 0 && matches!((&swept, leave), (Ok(Stopped::AtTheEnd), Leave::Apply(_)));
         self.janitor.metrics().set_oldest_due(&self.job.name, if is_all_gone { None } else { job.oldest_due() });
         swept

@@ -208,6 +208,9 @@ pub trait RunStore: Send + Sync + Debug {
         limit: Duration,
     ) -> Result<LooseStep, StoreError>;
 
+    /// The sweep is over, however it ended: gives back what was kept for the sake of speed.
+    async fn rest(&self) {}
+
     /// Compares the store with the layout.
     async fn check(&self) -> Result<Findings, StoreError>;
 }

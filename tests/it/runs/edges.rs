@@ -2,6 +2,7 @@
 
 use std::{
     path::Path,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -265,6 +266,17 @@ async fn keeps_the_settings_of_the_file() {
         let tables: Vec<(String,)> = world.rows("SELECT name FROM sqlite_master WHERE name LIKE 'janitor%'").await;
         assert_eq!(tables, [("janitor_fence".to_owned(),)]);
     }
+}
+
+#[tokio::test]
+async fn leaves_no_journal_beside_the_file() {
+    let world = SqliteWorld::new("delete").await;
+    put_expired(&world, 3).await;
+    sweep(&world).await;
+    let journal = PathBuf::from(format!("{}-journal", world.path.display()));
+    assert!(journal.exists(), "one connection keeps it from batch to batch");
+    world.store.rest().await;
+    assert!(!journal.exists());
 }
 
 #[tokio::test]
