@@ -5,21 +5,30 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     process,
+    time::Duration,
 };
 
 use apalis_janitor::{
+    Janitor,
     config::Config,
     report::{Mode, Report},
     runs::sqlite::demo,
 };
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::{App, Fail, Reply},
-    out::report_lines,
+    out::{instant, report_lines},
     wire,
+    worker::{Parts, serve},
 };
 
 const CONFIG: &str = include_str!("demo.toml");
+/// How long the first tick and its sweep may take.
+const TICK_MAX: Duration = Duration::from_secs(60);
+/// How often the ledger is asked for the report.
+const LOOK: Duration = Duration::from_millis(100);
 /// How many names are tried for the folder.
 const NAMES_MAX: u32 = 100;
 
@@ -32,7 +41,7 @@ pub struct Args {
     keep: bool,
 }
 
-/// Makes the data, plans, deletes, and plans again.
+/// Makes the data, plans, lets the schedule delete, and plans again.
 pub async fn run(app: &App, args: &Args) -> Reply {
     let folder = Folder::make(args.keep).map_err(|error| Fail::failed(format!("temporary folder: {error}")))?;
     let path = folder.path.join("janitor.toml");
@@ -42,19 +51,21 @@ pub async fn run(app: &App, args: &Args) -> Reply {
     let janitor = wire::connect(config).await?;
     tell(app, &format!("made {} with the runs of a shop, and {}:\n", folder.path.display(), path.display()))?;
     tell(app, CONFIG)?;
-    let mut reports = Vec::new();
-    for (mode, title) in [
-        (Mode::DryRun, "$ janitor run old-runs --dry-run      # what would go"),
-        (Mode::Apply, "$ janitor run old-runs                # it goes: the same runs, with all that is theirs"),
-        (Mode::DryRun, "$ janitor run old-runs --dry-run      # nothing is left to do"),
-    ] {
-        tell(app, title)?;
-        let report = janitor.run("old-runs", mode).await.map_err(|error| Fail::of(&error))?;
-        for line in report_lines(&report) {
-            tell(app, &format!("{line}\n"))?;
-        }
-        reports.push(report);
-    }
+    tell(app, "$ janitor run old-runs --dry-run      # what would go")?;
+    let planned = plan(app, &janitor).await?;
+    tell(
+        app,
+        "$ janitor up                          # the schedule ticks, a worker takes the job's lock, and they go",
+    )?;
+    let swept = by_schedule(&janitor).await?;
+    let (tick, fence) = (swept.tick.map(instant).unwrap_or_default(), swept.fence.unwrap_or_default());
+    tell(app, &format!("tick of {tick}, lock held with fence {fence}"))?;
+    tell_report(app, &swept)?;
+    let kept = |why| swept.kept.get(why);
+    let (above, ruled) = (kept("parent_of_kept"), kept("rule"));
+    tell(app, &format!("old enough, but it stays: {above} above a run that has not ended, {ruled} by the rules\n"))?;
+    tell(app, "$ janitor run old-runs --dry-run      # nothing is left to do")?;
+    let reports = [planned, swept, plan(app, &janitor).await?];
     if app.out.is_json() {
         app.out.json(&reports)?;
     }
@@ -62,6 +73,39 @@ pub async fn run(app: &App, args: &Args) -> Reply {
         app.out.note(&format!("the folder stays; go on with: janitor --config {} history", path.display()));
     }
     Ok(reports.iter().map(|report: &Report| report.outcome.exit_code()).find(|code| *code != 0).unwrap_or(0))
+}
+
+async fn plan(app: &App, janitor: &Janitor) -> Result<Report, Fail> {
+    let report = janitor.run("old-runs", Mode::DryRun).await.map_err(|error| Fail::of(&error))?;
+    tell_report(app, &report)?;
+    Ok(report)
+}
+
+/// Runs a beat and a worker, as `janitor up` does, until a tick has become a report.
+async fn by_schedule(janitor: &Janitor) -> Result<Report, Fail> {
+    let stop = CancellationToken::new();
+    let first = async {
+        let report = timeout(TICK_MAX, first_of_a_tick(janitor)).await;
+        stop.cancel();
+        report
+    };
+    let (served, report) = tokio::join!(serve(janitor.clone(), None, Parts { beat: true }, stop.clone()), first);
+    served?;
+    report.map_err(|_| Fail::failed("no tick became a report in time"))?
+}
+
+async fn first_of_a_tick(janitor: &Janitor) -> Result<Report, Fail> {
+    loop {
+        let reports = janitor.ledger().reports("old-runs", 10).await.map_err(|error| Fail::of(&error))?;
+        if let Some(report) = reports.into_iter().rev().find(|report| report.tick.is_some()) {
+            return Ok(report);
+        }
+        sleep(LOOK).await;
+    }
+}
+
+fn tell_report(app: &App, report: &Report) -> Result<(), Fail> {
+    report_lines(report).iter().try_for_each(|line| tell(app, &format!("{line}\n")))
 }
 
 fn tell(app: &App, text: &str) -> Result<(), Fail> {
