@@ -26,7 +26,7 @@ use crate::{
 
 const CONFIG: &str = include_str!("demo.toml");
 /// How long the first tick and its sweep may take.
-const TICK_MAX: Duration = Duration::from_secs(60);
+const TICK_MAX: Duration = Duration::from_mins(1);
 /// How often the ledger is asked for the report.
 const LOOK: Duration = Duration::from_millis(100);
 /// How many names are tried for the folder.
