@@ -141,7 +141,9 @@ impl Execution<'_> {
             Ok(Some(reason)) => return End::new(Outcome::Skipped, reason, Next::Settle),
             Err(error) => return End::new(Outcome::Failed, chain(&error), Next::Retry),
         }
-        let JobKind::Retention(config) = &self.job.kind;
+        let JobKind::Retention(config) = &self.job.kind else {
+            return End::new(Outcome::Refused, "not yet", Next::Settle);
+        };
         let terminal = layout::PYWORKFLOW.terminal;
         let Some(policy) = Policy::new(config, terminal, self.started_at, self.ask.narrow.before) else {
             return End::new(Outcome::Skipped, "retention is not configured", Next::Settle);

@@ -55,6 +55,7 @@
 //! | `test-util` | conformance suites, a clock to be set, fences without a lock: for tests | no |
 
 pub mod beat;
+pub mod blobs;
 pub mod clock;
 pub mod config;
 mod connect;

@@ -35,6 +35,7 @@ pub fn next_tick(job: &JobConfig) -> Option<DateTime<Utc>> {
 fn target(job: &JobConfig) -> String {
     match &job.kind {
         JobKind::Retention(retention) => retention.store.to_string(),
+        JobKind::Orphans(orphans) => orphans.blobs.objects.to_string(),
     }
 }
 

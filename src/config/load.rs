@@ -167,6 +167,7 @@ fn top<'r>(reader: &'r Reader<'r>, tree: &'r Spanned<DeTable<'r>>, path: &Path) 
         redis,
         worker,
         metrics,
+        blobs: BTreeMap::new(),
         jobs,
         warnings: Vec::new(),
     }

@@ -20,8 +20,8 @@ use std::{collections::BTreeMap, num::NonZeroU64, path::PathBuf, time::Duration}
 pub use errors::{ConfigError, ConfigErrors, ConfigWarning};
 pub use schedule::Schedule;
 pub use template::TEMPLATE;
-pub use urls::{SecretUrl, StoreUrl};
-pub use values::{BatchSize, RetentionDays};
+pub use urls::{CatalogUrl, ObjectsUrl, SecretUrl, StoreUrl};
+pub use values::{BatchSize, RetentionDays, Share};
 
 /// A validated `janitor.toml`.
 #[derive(Clone, Debug)]
@@ -36,6 +36,8 @@ pub struct Config {
     pub worker: WorkerConfig,
     /// Where metrics are served; none: nowhere.
     pub metrics: Option<MetricsConfig>,
+    /// The blob stores by name.
+    pub blobs: BTreeMap<String, BlobsConfig>,
     /// The jobs by name.
     pub jobs: BTreeMap<String, JobConfig>,
     /// What is valid, and probably not meant.
@@ -129,6 +131,8 @@ pub enum CatchUp {
 pub enum JobKind {
     /// `kind = "retention"`.
     Retention(Box<RetentionConfig>),
+    /// `kind = "orphans"`.
+    Orphans(Box<OrphansConfig>),
 }
 
 impl JobKind {
@@ -137,8 +141,41 @@ impl JobKind {
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Retention(_) => "retention",
+            Self::Orphans(_) => "orphans",
         }
     }
+}
+
+/// One `[blobs.NAME]`: a content-addressed store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlobsConfig {
+    /// The store's name.
+    pub name: String,
+    /// Where the bytes are.
+    pub objects: ObjectsUrl,
+    /// Where it is written who refers to them.
+    pub catalog: CatalogUrl,
+}
+
+/// A job of kind `orphans`.
+#[derive(Clone, Debug)]
+pub struct OrphansConfig {
+    /// The store that is swept.
+    pub blobs: BlobsConfig,
+    /// How long a blob stays after nothing refers to it any more; default 24 h.
+    pub grace: Duration,
+    /// A task that has something not final and was silent for this long counts as failed; default 7 d.
+    pub abandoned_after: Duration,
+    /// A retention job, by name, whose store says which runs failed or are gone; none: nobody is asked.
+    pub runs: Option<(String, Box<RetentionConfig>)>,
+    /// A sweep of more than this share of all blobs refuses; default 50 %.
+    pub max_share: Share,
+    /// When objects and catalog are compared; none: never. Default weekly.
+    pub inventory: Option<Schedule>,
+    /// The most blobs that are deleted in a second; none: no limit.
+    pub rate_limit: Option<NonZeroU64>,
+    /// How long one execution lasts at most; default 1 h.
+    pub time_limit: Duration,
 }
 
 /// A job of kind `retention`.

@@ -141,18 +141,143 @@ fn sqlite_path(rest: &str) -> Result<&Path, String> {
     if !cfg!(feature = "sqlite") {
         return Err("built without `sqlite`: rebuild with --features sqlite".to_owned());
     }
+    if rest.starts_with(":memory:") {
+        return Err("must be `memory:` for a store in memory".to_owned());
+    }
+    if rest.ends_with('/') {
+        return Err("must name a file; it takes no options".to_owned());
+    }
+    local_path("sqlite", rest)
+}
+
+/// The path of a URL such as `sqlite:///abs` or `file:rel`.
+fn local_path<'u>(scheme: &str, rest: &'u str) -> Result<&'u Path, String> {
     let path = match rest.strip_prefix("//") {
         Some(path) if path.starts_with('/') => path,
         Some(_) => {
-            return Err("has two slashes: a relative path is sqlite:path, an absolute one sqlite:///path".to_owned());
+            return Err(format!("has two slashes: a relative path is {scheme}:path, an absolute one {scheme}:///path"));
         }
-        None if rest.starts_with(":memory:") => return Err("must be `memory:` for a store in memory".to_owned()),
         None => rest,
     };
-    if path.contains('?') || path.contains('\0') || path.is_empty() || path.ends_with('/') {
-        return Err("must name a file; it takes no options".to_owned());
+    if path.contains('?') || path.contains('\0') || path.is_empty() {
+        return Err(format!("must name a {}; it takes no options", if scheme == "file" { "folder" } else { "file" }));
     }
     Ok(Path::new(path))
+}
+
+/// Where a blob store keeps its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ObjectsUrl {
+    /// `file:///abs` or `file:rel`, made absolute.
+    Folder(PathBuf),
+    /// `s3://bucket/prefix`. Who may use it is said by AWS's own variables, `AWS_ACCESS_KEY_ID` and so on.
+    S3 {
+        /// The bucket.
+        bucket: String,
+        /// What each key begins with, without slashes at its ends; may be empty.
+        prefix: String,
+        /// `?endpoint=`: a server other than AWS's own.
+        endpoint: Option<String>,
+        /// `?region=`.
+        region: Option<String>,
+    },
+}
+
+const OBJECTS_RULE: &str =
+    "must be file:///absolute/folder, file:relative/folder or s3://bucket/prefix[?endpoint=…&region=…]";
+
+impl ObjectsUrl {
+    /// Reads the URL; a relative folder starts at `folder`. The error is the rule that it breaks.
+    pub(super) fn parse(url: &str, folder: &Path) -> Result<Self, String> {
+        let (scheme, rest) = url.split_once(':').ok_or(OBJECTS_RULE)?;
+        match scheme {
+            "file" => local_path("file", rest).map(|path| Self::Folder(folder.join(path))),
+            "s3" if !cfg!(feature = "s3") => Err("built without `s3`: rebuild with --features s3".to_owned()),
+            "s3" => s3(rest),
+            other => Err(format!("{OBJECTS_RULE}{}", did_you_mean(other, ["file", "s3"]))),
+        }
+    }
+}
+
+fn s3(rest: &str) -> Result<ObjectsUrl, String> {
+    let rest = rest.strip_prefix("//").ok_or(OBJECTS_RULE)?;
+    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
+    let is_in_bucket = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-');
+    if !(3..=63).contains(&bucket.len()) || !bucket.chars().all(is_in_bucket) {
+        return Err(format!("names the bucket {bucket:?}: must be 3 to 63 small letters, digits, `.` or `-`"));
+    }
+    let prefix = prefix.trim_matches('/');
+    if prefix.split('/').any(|part| matches!(part, "." | "..")) || (prefix.is_empty() && place.contains("//")) {
+        return Err("has a prefix with an empty part, `.` or `..`".to_owned());
+    }
+    let (mut endpoint, mut region) = (None, None);
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=') {
+            Some(("endpoint", value)) if value.starts_with("http://") || value.starts_with("https://") => {
+                endpoint = Some(value.trim_end_matches('/').to_owned());
+            }
+            Some(("endpoint", _)) => {
+                return Err("has an endpoint that must be http://host[:port] or https://".to_owned());
+            }
+            Some(("region", value)) if !value.is_empty() => region = Some(value.to_owned()),
+            _ => {
+                return Err(
+                    "takes the options endpoint and region only; credentials come from AWS_ACCESS_KEY_ID and the like"
+                        .to_owned(),
+                );
+            }
+        }
+    }
+    Ok(ObjectsUrl::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned(), endpoint, region })
+}
+
+impl Display for ObjectsUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(path) => write!(f, "file://{}", path.display()),
+            Self::S3 { bucket, prefix, .. } if prefix.is_empty() => write!(f, "s3://{bucket}"),
+            Self::S3 { bucket, prefix, .. } => write!(f, "s3://{bucket}/{prefix}"),
+        }
+    }
+}
+
+/// Where a blob store keeps who refers to what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CatalogUrl {
+    /// `sqlite:///abs` or `sqlite:rel`, made absolute.
+    Sqlite(PathBuf),
+    /// `postgresql://…`.
+    Postgres(SecretUrl),
+}
+
+const CATALOG_RULE: &str =
+    "must be sqlite:///absolute/path, sqlite:relative/path or postgresql://[user[:password]@]host[:port]/database";
+
+impl CatalogUrl {
+    /// Reads the URL; a relative path starts at `folder`. The error is the rule that it breaks.
+    pub(super) fn parse(url: &str, folder: &Path) -> Result<Self, String> {
+        let (scheme, rest) = url.split_once(':').ok_or(CATALOG_RULE)?;
+        match scheme {
+            "sqlite" => sqlite_path(rest).map(|path| Self::Sqlite(folder.join(path))),
+            "postgresql" | "postgres" if !cfg!(feature = "postgres") => {
+                Err("built without `postgres`: rebuild with --features postgres".to_owned())
+            }
+            "postgresql" | "postgres" if rest.len() > 2 && rest.starts_with("//") => {
+                Ok(Self::Postgres(SecretUrl::new(url)))
+            }
+            other => Err(format!("{CATALOG_RULE}{}", did_you_mean(other, ["sqlite", "postgresql"]))),
+        }
+    }
+}
+
+impl Display for CatalogUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => write!(f, "sqlite://{}", path.display()),
+            Self::Postgres(url) => Display::fmt(url, f),
+        }
+    }
 }
 
 impl Display for StoreUrl {

@@ -64,6 +64,38 @@ impl Default for BatchSize {
     }
 }
 
+/// A share of a whole, in percent: 0 to 100.
+///
+/// ```
+/// use apalis_janitor::config::Share;
+/// let half = Share::parse("50%").unwrap();
+/// assert!(half.is_exceeded(51, 100) && !half.is_exceeded(50, 100));
+/// assert!(Share::parse("0.5").is_err());
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Share(u8);
+
+impl Share {
+    /// Reads `0%` to `100%`; the error is the rule that it breaks.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let digits = text.strip_suffix('%').filter(|digits| digits.bytes().all(|digit| digit.is_ascii_digit()));
+        let percent = digits.and_then(|digits| digits.parse().ok()).filter(|percent| *percent <= 100);
+        percent.map(Self).ok_or_else(|| "must be a share from \"0%\" to \"100%\", in whole percent".to_owned())
+    }
+
+    /// Whether `part` is more than this share of `whole`.
+    #[must_use]
+    pub const fn is_exceeded(self, part: u64, whole: u64) -> bool {
+        part as u128 * 100 > whole as u128 * self.0 as u128
+    }
+}
+
+impl std::fmt::Display for Share {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}%", self.0)
+    }
+}
+
 /// What a duration must be.
 const DURATION_RULE: &str =
     "must be a whole number with a unit (ms, s, m, h, d, w), such as \"90s\", \"15m\" or \"7d\"";

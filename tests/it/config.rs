@@ -27,7 +27,7 @@ pub fn parse(text: &str) -> Result<Config, ConfigErrors> {
 
 pub fn retention(lines: &str) -> RetentionConfig {
     let text = format!("[jobs.x]\nkind = \"retention\"\n{lines}\n");
-    let JobKind::Retention(retention) = &parse(&text).unwrap().jobs["x"].kind;
+    let JobKind::Retention(retention) = &parse(&text).unwrap().jobs["x"].kind else { panic!("another kind") };
     (**retention).clone()
 }
 
@@ -35,7 +35,7 @@ pub fn retention(lines: &str) -> RetentionConfig {
 fn the_template_is_valid_and_shows_the_defaults() {
     let config = parse(TEMPLATE).unwrap();
     assert_eq!(config.warnings, []);
-    let JobKind::Retention(job) = &config.jobs["old-runs"].kind;
+    let JobKind::Retention(job) = &config.jobs["old-runs"].kind else { panic!("another kind") };
     assert_eq!(job.retention_days.map(RetentionDays::get), Some(30));
     assert_eq!(job.store, StoreUrl::Sqlite("/etc/janitor/app.db".into()));
 
@@ -53,13 +53,13 @@ fn the_template_is_valid_and_shows_the_defaults() {
     let full = parse(&shown).unwrap();
     let comparable = |config: &Config| {
         let mut job = config.jobs["old-runs"].clone();
-        let JobKind::Retention(retention) = &mut job.kind;
+        let JobKind::Retention(retention) = &mut job.kind else { panic!("another kind") };
         retention.rules.clear();
         let worker = (config.worker.concurrency, config.worker.lock_ttl, config.worker.visibility);
         format!("{job:?} {worker:?} {} {:?}", config.worker.max_deliveries, config.worker.drain)
     };
     assert_eq!(comparable(&full), comparable(&config));
-    let JobKind::Retention(job) = &full.jobs["old-runs"].kind;
+    let JobKind::Retention(job) = &full.jobs["old-runs"].kind else { panic!("another kind") };
     assert_eq!(job.rules.len(), 2);
     assert_eq!((full.data_dir, full.worker.host.as_str()), (config.data_dir, "w1"));
     assert_eq!(full.redis.unwrap().namespace, "janitor");

@@ -133,6 +133,7 @@ impl World {
             redis: None,
             worker,
             metrics: None,
+            blobs: std::collections::BTreeMap::new(),
             jobs,
             warnings: Vec::new(),
         };
