@@ -6,6 +6,7 @@ mod beat;
 mod cli;
 mod cli_jobs;
 mod config;
+mod config_blobs;
 mod config_errors;
 mod e2e_embedded;
 mod e2e_kill;
