@@ -296,20 +296,13 @@ impl Execution<'_> {
     fn report(self, end: End) -> Report {
         let End { outcome, reason, .. } = end.with_failures(self.tally.failed);
         let Tally { planned, deleted, kept, bytes_freed, batches, failures, .. } = self.tally;
+        let Ask { request, attempt, .. } = self.ask;
         Report {
-            id: ulid::Ulid::from_datetime(self.started_at.into()).to_string(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            attempt: self.ask.attempt,
-            request: None,
-            job: self.job.name.clone(),
-            kind: self.job.kind.as_str().to_owned(),
-            mode: self.ask.request.mode,
-            outcome,
+            attempt,
             reason,
-            tick: self.ask.request.tick,
+            tick: request.tick,
             host: self.janitor.config().worker.host.clone(),
             fence: self.fence,
-            started_at: self.started_at,
             seconds: (self.start.elapsed().as_secs_f64() * 1e3).round() / 1e3,
             cutoff: self.cutoff,
             planned,
@@ -318,6 +311,7 @@ impl Execution<'_> {
             bytes_freed,
             batches,
             failures,
+            ..Report::new(&self.job.name, self.job.kind.as_str(), request.mode, outcome, self.started_at)
         }
     }
 }
