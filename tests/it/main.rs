@@ -22,6 +22,7 @@ mod ledger;
 mod link;
 mod lock;
 mod metrics;
+mod orphans;
 mod process;
 mod queue;
 mod redis;
