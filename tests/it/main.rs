@@ -3,6 +3,7 @@
 
 mod backend;
 mod beat;
+mod blob_catalog;
 mod cli;
 mod cli_jobs;
 mod config;
@@ -21,6 +22,7 @@ mod ledger;
 mod link;
 mod lock;
 mod metrics;
+mod postgres;
 mod process;
 mod queue;
 mod redis;
