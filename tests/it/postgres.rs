@@ -59,7 +59,7 @@ impl Database {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         // `tests/run --without postgres` counts this line, once for each test.
         let without = std::env::var("JANITOR_TESTS_WITHOUT").unwrap_or_default();
-        assert!(!without.split(',').any(|word| word == "postgres"), "left out: postgres");
+        assert!(!without.split(',').any(|server| server == "postgres"), "left out: postgres");
         let server = SERVER.get_or_init(start);
         let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let database = Self { name, port: server.port, bin: server.bin.clone() };

@@ -21,26 +21,24 @@ impl Dialect {
 
     /// The statement `text` for this database, on a clock that is `shift` milliseconds ahead. In it stand: `{now}` for the
     /// clock, `{list}` for the rows `value` of a JSON list of texts in `$1`, `{rows}` for those of a JSON list of lists,
-    /// `{lock}` and `{skip}` for what locks the rows that a SELECT finds, without those that somebody else has locked.
+    /// and `{lock}` for what locks the rows that a SELECT finds.
     pub(super) fn statement(self, text: &str, shift: i64) -> String {
-        let (clock, list, rows, lock, skip) = match self {
+        let (clock, list, rows, lock) = match self {
             // The write lock of the transaction covers all rows.
             Self::Sqlite => {
-                ("CAST(round(unixepoch('subsec') * 1000) AS INTEGER)", "json_each($1)", "json_each($1)", "", "")
+                ("CAST(round(unixepoch('subsec') * 1000) AS INTEGER)", "json_each($1)", "json_each($1)", "")
             }
             Self::Postgres => (
                 "CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS BIGINT)",
                 "json_array_elements_text(CAST($1 AS json))",
                 "json_array_elements(CAST($1 AS json))",
                 "FOR UPDATE",
-                "FOR UPDATE SKIP LOCKED",
             ),
         };
         text.replace("{now}", &format!("({clock} + {shift})"))
             .replace("{list}", list)
             .replace("{rows}", rows)
             .replace("{lock}", lock)
-            .replace("{skip}", skip)
     }
 
     /// The statements of a migration. Texts are compared byte by byte, whatever the database's own order is: pages of
@@ -49,6 +47,23 @@ impl Dialect {
         match self {
             Self::Sqlite => text.to_owned(),
             Self::Postgres => text.replace(" TEXT", " TEXT COLLATE \"C\""),
+        }
+    }
+
+    /// Claims those of the blobs in `$1` that `{may}` allows. Postgres holds them first, and leaves out what somebody else
+    /// holds, who puts or claims it; in SQLite the transaction holds all.
+    pub(super) const fn claim(self) -> &'static str {
+        match self {
+            Self::Sqlite => {
+                "UPDATE janitor_blob AS b SET state = 'deleting', next_at = {now}
+                WHERE b.id IN (SELECT value FROM {list}) AND ({may}) RETURNING id"
+            }
+            Self::Postgres => {
+                "UPDATE janitor_blob SET state = 'deleting', next_at = {now} WHERE id IN (
+                    SELECT b.id FROM janitor_blob AS b WHERE b.id IN (SELECT value FROM {list}) AND ({may})
+                    ORDER BY b.id FOR UPDATE SKIP LOCKED
+                ) RETURNING id"
+            }
         }
     }
 

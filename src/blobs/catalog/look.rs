@@ -94,7 +94,7 @@ impl SqlCatalog {
         let read = [&filter.task, &filter.run]
             .into_iter()
             .flatten()
-            .fold(read.bind(rows::limit(limit)), |read, value| read.bind(value));
+            .fold(read.bind(rows::limit(limit)), sqlx::query::Query::bind);
         read.fetch_all(&self.pool).await?.iter().map(rows::reference).collect()
     }
 

@@ -90,16 +90,12 @@ fn sqlite_url(path: &Path, name: &str) -> Result<String, BlobError> {
         path.into_os_string().into_string().map_err(|_| std::io::Error::other("its name is not UTF-8"))
     })();
     let path = made.map_err(|error| BlobError::unavailable(name, "its folder cannot be used", error))?;
-    let mut url = "sqlite://".to_owned();
-    for byte in path.bytes() {
-        match byte {
-            b'/' | b'.' | b'-' | b'_' | b'~' => url.push(char::from(byte)),
-            _ if byte.is_ascii_alphanumeric() => url.push(char::from(byte)),
-            _ => url.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    url.push_str("?mode=rwc");
-    Ok(url)
+    let encoded = path.bytes().map(|byte| match byte {
+        b'/' | b'.' | b'-' | b'_' | b'~' => char::from(byte).to_string(),
+        _ if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    });
+    Ok(format!("sqlite://{}?mode=rwc", encoded.collect::<String>()))
 }
 
 /// Brings the tables to the newest version, in one transaction, and answers the catalog's identity.

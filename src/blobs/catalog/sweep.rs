@@ -31,16 +31,12 @@ SELECT CAST(sum(d.n) AS BIGINT) AS blobs, CAST(sum(d.bytes) AS BIGINT) AS bytes 
     SELECT count(*), coalesce(sum(size), 0) FROM janitor_blob WHERE state = 'live' AND zero_since < $3
 ) AS d";
 
-/// Asks again, of rows that are held, and takes them. Rows that somebody else holds are being put or claimed.
-const CLAIM: &str = "
-UPDATE janitor_blob SET state = 'deleting', next_at = {now} WHERE id IN (
-    SELECT b.id FROM janitor_blob AS b WHERE b.id IN (SELECT value FROM {list}) AND (
-        b.state = 'deleting' AND b.next_at <= $2
-        OR b.state = 'pending' AND b.touched_at < $3
-        OR b.state = 'live' AND b.zero_since < $4
-            AND NOT EXISTS (SELECT 1 FROM janitor_blob_ref AS r WHERE r.blob_id = b.id)
-    ) ORDER BY b.id {skip}
-) RETURNING id";
+/// What may be claimed: asked again of each blob at the moment that it is taken. Its frame is in the dialect.
+const MAY_CLAIM: &str = "
+b.state = 'deleting' AND b.next_at <= $2
+OR b.state = 'pending' AND b.touched_at < $3
+OR b.state = 'live' AND b.zero_since < $4
+    AND NOT EXISTS (SELECT 1 FROM janitor_blob_ref AS r WHERE r.blob_id = b.id)";
 
 const FORGET: &str = "
 DELETE FROM janitor_blob WHERE id IN (
@@ -142,7 +138,7 @@ impl SqlCatalog {
         ids: &str,
         cutoffs: Cutoffs,
     ) -> Result<Vec<BlobId>, Fail> {
-        let claim = sqlx::query(self.sql(CLAIM)).bind(ids);
+        let claim = sqlx::query(self.sql(&self.dialect.claim().replace("{may}", MAY_CLAIM))).bind(ids);
         let claim = Stage::ALL.iter().fold(claim, |claim, stage| claim.bind(stage.cutoff(cutoffs)));
         let claimed = claim.fetch_all(connection).await?;
         Ok(claimed.iter().map(id).collect::<Result<_, Error>>()?)
@@ -160,10 +156,9 @@ impl SqlCatalog {
     /// How the database carries out what a sweep asks for each page, a line for each step.
     #[cfg(feature = "test-util")]
     pub async fn plans(&self) -> Result<Vec<String>, crate::blobs::BlobError> {
-        let pages = Stage::ALL.map(|stage| (stage.page(), 3));
         let mut lines = Vec::new();
-        for (page, _) in pages {
-            let text = format!("{}{}", self.dialect.explain(), columns(page));
+        for stage in Stage::ALL {
+            let text = format!("{}{}", self.dialect.explain(), columns(stage.page()));
             let explain = sqlx::query(self.sql(&text)).bind(0_i64).bind(i64::MIN).bind("").bind(1_000_i64);
             let plan = explain.fetch_all(&self.pool).await;
             let plan =

@@ -176,7 +176,8 @@ async fn names(catalog: &dyn Catalog, task: &str) -> Vec<(String, bool)> {
 }
 
 fn is_closed<T: std::fmt::Debug>(result: Result<T, BlobError>, expected: u32) {
-    assert!(matches!(&result, Err(BlobError::Closed { closed, .. }) if *closed == expected), "{result:?}");
+    let error = result.expect_err("the attempt is over");
+    assert!(matches!(error, BlobError::Closed { closed, .. } if closed == expected), "{error:?}");
 }
 
 /// Carries the futures out at the same time, each on a thread of its own.
