@@ -3,6 +3,7 @@
 
 mod backend;
 mod beat;
+mod blob_catalog;
 mod cli;
 mod cli_jobs;
 mod config;
@@ -23,6 +24,7 @@ mod link;
 mod lock;
 mod metrics;
 mod orphans;
+mod postgres;
 mod process;
 mod queue;
 mod redis;

@@ -1,9 +1,29 @@
 //! Who refers to which blob.
 
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod dialect;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod look;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod open;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod put;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod rows;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod sql;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod sweep;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod tasks;
+
 use std::{collections::HashSet, fmt::Debug};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use sql::SqlCatalog;
 
 use super::{Blob, BlobError, BlobId, Digest, OpenTask, Ref, Released, Tag, Totals};
 
