@@ -28,6 +28,7 @@ pub mod catalog;
 pub mod conformance;
 mod digest;
 pub mod objects;
+mod spool;
 pub mod store;
 
 use std::fmt::{self, Display};

@@ -3,6 +3,7 @@
 
 mod backend;
 mod beat;
+mod blob_objects;
 mod cli;
 mod cli_jobs;
 mod config;
@@ -25,5 +26,6 @@ mod process;
 mod queue;
 mod redis;
 mod runs;
+mod s3;
 mod seed;
 mod worker;

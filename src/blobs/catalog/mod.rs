@@ -1,5 +1,7 @@
 //! Who refers to which blob.
 
+pub mod memory;
+
 use std::{collections::HashSet, fmt::Debug};
 
 use async_trait::async_trait;
