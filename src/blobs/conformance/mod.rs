@@ -1,3 +1,5 @@
 //! What each answer to a seam of the blob store promises: a macro that writes one test for each case.
 
+mod broken;
 pub mod objects;
+pub mod store;
