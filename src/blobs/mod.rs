@@ -28,6 +28,7 @@ pub mod catalog;
 pub mod conformance;
 mod digest;
 pub mod objects;
+mod spool;
 pub mod store;
 
 use std::{
@@ -285,6 +286,12 @@ pub enum BlobError {
 }
 
 impl BlobError {
+    /// The program was built without a feature that is needed.
+    #[cfg(not(all(feature = "sqlite", feature = "postgres", feature = "s3")))]
+    pub(crate) fn without(feature: &str) -> Self {
+        Self::Refused(format!("built without `{feature}`: rebuild with --features {feature}"))
+    }
+
     /// `store` failed at `what`, because of `source`.
     pub fn unavailable(
         store: impl Into<String>,

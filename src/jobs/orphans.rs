@@ -189,7 +189,7 @@ impl Job for Orphans {
             retry: now,
         };
         let totals = catalog.totals().await?;
-        self.guard_store(totals.blobs()).await?;
+        self.guard_store(totals.live + totals.deleting).await?;
         self.failed.guard(now).await?;
         let due = catalog.count_due(cutoffs).await?;
         self.fuse.check(due.blobs(), totals.blobs(), "blobs")?;

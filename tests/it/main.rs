@@ -4,6 +4,8 @@
 mod backend;
 mod beat;
 mod blob_catalog;
+mod blob_objects;
+mod blob_store;
 mod cli;
 mod cli_jobs;
 mod config;
@@ -29,5 +31,6 @@ mod process;
 mod queue;
 mod redis;
 mod runs;
+mod s3;
 mod seed;
 mod worker;

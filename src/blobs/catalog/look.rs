@@ -41,9 +41,10 @@ JOIN janitor_blob_task AS t ON t.id = o.task ORDER BY t.id";
 
 /// A live blob without `zero_since` is one that something refers to.
 const TOTALS: &str = "
-SELECT count(*) AS blobs,
+SELECT CAST(coalesce(sum(CASE WHEN state = 'pending' THEN 1 ELSE 0 END), 0) AS BIGINT) AS pending,
+    CAST(coalesce(sum(CASE WHEN state = 'live' THEN 1 ELSE 0 END), 0) AS BIGINT) AS live,
     CAST(coalesce(sum(CASE WHEN state = 'live' AND zero_since IS NULL THEN 1 ELSE 0 END), 0) AS BIGINT) AS referenced,
-    CAST(coalesce(sum(CASE WHEN state = 'pending' THEN 1 ELSE 0 END), 0) AS BIGINT) AS pending,
+    CAST(coalesce(sum(CASE WHEN state = 'deleting' THEN 1 ELSE 0 END), 0) AS BIGINT) AS deleting,
     CAST(coalesce(sum(size), 0) AS BIGINT) AS bytes
 FROM janitor_blob";
 
@@ -111,13 +112,7 @@ impl SqlCatalog {
 
     pub(super) async fn read_totals(&self) -> Result<Totals, Error> {
         let row = sqlx::query(self.sql(TOTALS)).fetch_one(&self.pool).await?;
-        let number = |name| rows::number(&row, name);
-        Ok(Totals {
-            blobs: number("blobs")?,
-            referenced: number("referenced")?,
-            pending: number("pending")?,
-            bytes: number("bytes")?,
-        })
+        rows::totals(&row)
     }
 
     pub(super) async fn read_known(&self, ids: &str) -> Result<HashSet<BlobId>, Error> {

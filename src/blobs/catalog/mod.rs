@@ -4,6 +4,7 @@
 mod dialect;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod look;
+pub mod memory;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod open;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::{Error, Row, any::AnyRow};
 
-use crate::blobs::{Blob, BlobError, BlobId, OpenTask, Ref, State, Tag};
+use crate::blobs::{Blob, BlobError, BlobId, OpenTask, Ref, State, Tag, Totals};
 
 /// The columns of [`blob`], of `janitor_blob AS b`.
 pub(super) const BLOB: &str =
@@ -104,4 +104,15 @@ pub(super) fn unreadable(what: &str, value: &str) -> Error {
 
 pub(super) fn number_of(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+/// What a statement has counted under these names.
+pub(super) fn totals(row: &AnyRow) -> Result<Totals, Error> {
+    Ok(Totals {
+        pending: number(row, "pending")?,
+        live: number(row, "live")?,
+        referenced: number(row, "referenced")?,
+        deleting: number(row, "deleting")?,
+        bytes: number(row, "bytes")?,
+    })
 }

@@ -25,7 +25,7 @@ const TRIES_MAX: usize = 5;
 /// let folder = tempfile::tempdir().unwrap();
 /// let url = CatalogUrl::Sqlite(folder.path().join("blobs.db"));
 /// let catalog = SqlCatalog::open(&url).await.unwrap();
-/// assert_eq!(catalog.totals().await.unwrap().blobs, 0);
+/// assert_eq!(catalog.totals().await.unwrap().blobs(), 0);
 /// # });
 /// ```
 pub struct SqlCatalog {
@@ -228,7 +228,7 @@ impl Catalog for SqlCatalog {
         read!(self, "due blobs not read", self.read_due(cutoffs, after, limit))
     }
 
-    async fn count_due(&self, cutoffs: Cutoffs) -> Result<(u64, u64), BlobError> {
+    async fn count_due(&self, cutoffs: Cutoffs) -> Result<Totals, BlobError> {
         read!(self, "due blobs not counted", self.read_count_due(cutoffs))
     }
 

@@ -8,7 +8,7 @@ use super::{
     rows,
     sql::{Fail, SqlCatalog},
 };
-use crate::blobs::{Blob, BlobId, State};
+use crate::blobs::{Blob, BlobId, State, Totals};
 
 /// The pages of each stage are read from an index that has nothing else in it: what they cost does not grow with what stays.
 const DUE_DELETING: &str = "
@@ -23,12 +23,15 @@ SELECT {blob} FROM janitor_blob AS b
 WHERE b.state = 'live' AND b.zero_since < $1 AND (b.zero_since, b.id) > ($2, $3) ORDER BY b.zero_since, b.id LIMIT $4";
 
 const COUNT_DUE: &str = "
-SELECT CAST(sum(d.n) AS BIGINT) AS blobs, CAST(sum(d.bytes) AS BIGINT) AS bytes FROM (
-    SELECT count(*) AS n, coalesce(sum(size), 0) AS bytes FROM janitor_blob WHERE state = 'deleting' AND next_at <= $1
+SELECT CAST(sum(d.pending) AS BIGINT) AS pending, CAST(sum(d.live) AS BIGINT) AS live, CAST(0 AS BIGINT) AS referenced,
+    CAST(sum(d.deleting) AS BIGINT) AS deleting, CAST(sum(d.bytes) AS BIGINT) AS bytes
+FROM (
+    SELECT count(*) AS deleting, 0 AS pending, 0 AS live, coalesce(sum(size), 0) AS bytes
+    FROM janitor_blob WHERE state = 'deleting' AND next_at <= $1
     UNION ALL
-    SELECT count(*), coalesce(sum(size), 0) FROM janitor_blob WHERE state = 'pending' AND touched_at < $2
+    SELECT 0, count(*), 0, coalesce(sum(size), 0) FROM janitor_blob WHERE state = 'pending' AND touched_at < $2
     UNION ALL
-    SELECT count(*), coalesce(sum(size), 0) FROM janitor_blob WHERE state = 'live' AND zero_since < $3
+    SELECT 0, 0, count(*), coalesce(sum(size), 0) FROM janitor_blob WHERE state = 'live' AND zero_since < $3
 ) AS d";
 
 /// What may be claimed: asked again of each blob at the moment that it is taken. Its frame is in the dialect.
@@ -125,11 +128,11 @@ impl SqlCatalog {
         Ok(due)
     }
 
-    pub(super) async fn read_count_due(&self, cutoffs: Cutoffs) -> Result<(u64, u64), Error> {
+    pub(super) async fn read_count_due(&self, cutoffs: Cutoffs) -> Result<Totals, Error> {
         let count =
             Stage::ALL.iter().fold(sqlx::query(self.sql(COUNT_DUE)), |count, stage| count.bind(stage.cutoff(cutoffs)));
         let row = count.fetch_one(&self.pool).await?;
-        Ok((rows::number(&row, "blobs")?, rows::number(&row, "bytes")?))
+        rows::totals(&row)
     }
 
     pub(super) async fn claim_in(

@@ -75,13 +75,13 @@ async fn what_crashes_left_in_the_spool_goes_after_a_day() {
     let world = World::new("").await;
     world.put("t", 1, "kept").await;
     let spool = world.folder.path().join("blobs/tmp");
-    let left = |name: &str, age| {
-        let file = tempfile::Builder::new().prefix(name).tempfile_in(&spool).unwrap();
+    let left = |age| {
+        let file = tempfile::Builder::new().prefix(".janitor-spool-").tempfile_in(&spool).unwrap();
         let (_, path) = file.keep().unwrap();
         age_by(&path, age);
         path
     };
-    let (old, young) = (left("", Duration::from_hours(25)), left("", Duration::from_hours(23)));
+    let (old, young) = (left(Duration::from_hours(25)), left(Duration::from_hours(23)));
     let report = world.inventory().await.report;
     assert_eq!((report.outcome, report.deleted.get("objects")), (Outcome::Done, 1));
     assert_eq!((old.exists(), young.exists()), (false, true));

@@ -8,15 +8,12 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use apalis_janitor::{
     Ask, Janitor, Next,
-    blobs::{Blob, BlobStore, Digest, Tag, catalog::SqlCatalog, objects::Folder},
+    blobs::{Blob, BlobStore, Digest, Tag, catalog::SqlCatalog, objects::folder::Folder},
     config::{CatalogUrl, Config},
     jobs::{Narrow, Watch},
     queue::Request,
     report::{Mode, Report},
-    runs::{
-        RunStore,
-        memory::{MemoryStore, Run, Thing},
-    },
+    runs::memory::{MemoryStore, Run, Thing},
 };
 use chrono::Utc;
 use std::sync::Mutex;
@@ -67,7 +64,8 @@ impl World {
         );
         let config = Config::parse(&text, &folder.path().join("janitor.toml")).unwrap();
         let runs = Arc::new(MemoryStore::default());
-        let janitor = Janitor::connect(config).await.unwrap().with_blobs("a", store.clone()).with_store("runs", runs.clone());
+        let janitor =
+            Janitor::connect(config).await.unwrap().with_blobs("a", store.clone()).with_store("runs", runs.clone());
         Self { folder, catalog, store, runs, janitor }
     }
 
@@ -119,6 +117,12 @@ impl World {
 
     fn run(&self, id: &str, status: &str) {
         let at = Some(Utc::now().to_rfc3339());
-        self.runs.put(Thing::Run(Run { status: status.to_owned(), created_at: at.clone(), updated_at: at, id: id.to_owned(), ..Run::default() }));
+        self.runs.put(Thing::Run(Run {
+            status: status.to_owned(),
+            created_at: at.clone(),
+            updated_at: at,
+            id: id.to_owned(),
+            ..Run::default()
+        }));
     }
 }

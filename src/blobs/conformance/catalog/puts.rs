@@ -116,7 +116,7 @@ pub async fn refuses_a_tag_that_breaks_a_rule(subject: Arc<dyn Subject>) {
     let wrong = Tag { attempt: 0, ..Tag::of("a") };
     assert!(matches!(subject.begin(digest(1), SIZE, &wrong).await, Err(BlobError::Invalid(_))));
     assert!(matches!(subject.begin(digest(1), u64::MAX, &Tag::of("a")).await, Err(BlobError::Invalid(_))));
-    assert_eq!(subject.totals().await.expect("counted").blobs, 0);
+    assert_eq!(subject.totals().await.expect("counted").blobs(), 0);
     assert_eq!(subject.list(&Filter::default(), None, 10).await.expect("read"), []);
 }
 

@@ -73,10 +73,10 @@ pub async fn counts_what_there_is(subject: Arc<dyn Subject>) {
     put(&*subject, digest(1), &tag("a", "x")).await;
     upload(&*subject, digest(2), &tag("a", "x")).await;
     orphan(&*subject, digest(3)).await;
-    let expected = Totals { blobs: 3, referenced: 1, pending: 1, bytes: 3 * SIZE };
+    let expected = Totals { pending: 1, live: 2, referenced: 1, deleting: 0, bytes: 3 * SIZE };
     assert_eq!(subject.totals().await.expect("counted"), expected);
     assert_eq!(claim_all(&*subject).await.len(), 2);
-    let expected = Totals { blobs: 3, referenced: 1, pending: 0, bytes: 3 * SIZE };
+    let expected = Totals { pending: 0, live: 1, referenced: 1, deleting: 2, bytes: 3 * SIZE };
     assert_eq!(subject.totals().await.expect("counted"), expected);
 }
 
