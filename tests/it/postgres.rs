@@ -1,7 +1,6 @@
 //! Starts a real Postgres on a free loopback port: one for all tests of the process, and a database for each.
 
 use std::{
-    io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{
@@ -26,9 +25,8 @@ const USER: &str = "janitor";
 /// the end of this process however it ends, then ends the server by its id and removes its folder.
 const WATCH: &str = r#"
 trap '' INT TERM
-"$1" -D "$2" >"$2/log" 2>&1 </dev/null &
+"$1" -D "$2" -p "$3" -h 127.0.0.1 -k '' -F -c full_page_writes=off -c max_connections=300 >"$2/log" 2>&1 </dev/null &
 server=$!
-echo "$server"
 read -r _
 kill -QUIT "$server" 2>/dev/null
 wait "$server"
@@ -101,7 +99,12 @@ fn psql(bin: &Path, port: u16, statement: &str) -> Output {
 
 fn start() -> Server {
     let bin = bin();
-    // Not below the folder of the tests: the server runs as another user, where the tests run as root.
+    (0..PORTS_MAX).find_map(|_| launch(&bin)).unwrap_or_else(|| panic!("postgres did not start on {PORTS_MAX} ports"))
+}
+
+/// Starts a server in a new folder; `None` where somebody else took its port.
+fn launch(bin: &Path) -> Option<Server> {
+    // Its own, which the shell removes: the server runs as another user where the tests run as root.
     let folder = tempfile::Builder::new().prefix("janitor-postgres-").tempdir().expect("a temporary folder").keep();
     let data = folder.join("data");
     if is_root() {
@@ -112,30 +115,16 @@ fn start() -> Server {
     init.args(["--auth=trust", "--no-sync", "--no-instructions", "--encoding=UTF8", "--locale=C.UTF-8", "-U", USER]);
     let made = init.arg("-D").arg(&data).current_dir(&folder).output().expect("initdb");
     assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
-    for _ in 0..PORTS_MAX {
-        let port = free_port();
-        let settings = format!(
-            "port = {port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\nfsync = off\n\
-             full_page_writes = off\nmax_connections = 300\nshared_buffers = 64MB\n"
-        );
-        // Written by whoever may write there.
-        let mut write = as_user(Path::new("tee"));
-        let mut write = write
-            .arg(data.join("postgresql.auto.conf"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("tee");
-        write.stdin.take().expect("a pipe").write_all(settings.as_bytes()).expect("written");
-        assert!(write.wait().expect("our own child").success(), "{}", data.display());
-        let mut watch = as_user(Path::new("sh"));
-        watch.args(["-c", WATCH, "sh"]).arg(bin.join("postgres")).arg(&data).current_dir("/");
-        let watch = watch.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("sh");
-        if answers(&bin, port, &data) {
-            return Server { port, bin, _watch: watch };
-        }
+    let port = free_port();
+    let mut watch = as_user(Path::new("sh"));
+    watch.args(["-c", WATCH, "sh"]).arg(bin.join("postgres")).arg(&data).arg(port.to_string()).current_dir("/");
+    let mut watch = watch.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("sh");
+    if answers(bin, port, &data) {
+        return Some(Server { port, bin: bin.to_owned(), _watch: watch });
     }
-    panic!("postgres did not start on {PORTS_MAX} ports")
+    drop(watch.stdin.take());
+    watch.wait().expect("our own child");
+    None
 }
 
 /// Waits until the server of this folder answers; `false` where it ended instead.
