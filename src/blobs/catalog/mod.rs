@@ -1,22 +1,8 @@
 //! Who refers to which blob.
 
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-mod dialect;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-mod look;
 pub mod memory;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
-mod open;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-mod put;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-mod rows;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod sql;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-mod sweep;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-mod tasks;
 
 use std::{collections::HashSet, fmt::Debug};
 

@@ -3,10 +3,9 @@
 use sqlx::{AnyConnection, Error, Row};
 
 use super::{
-    Cutoffs,
+    Cutoffs, Fail, SqlCatalog,
     look::{columns, id},
     rows,
-    sql::{Fail, SqlCatalog},
 };
 use crate::blobs::{Blob, BlobId, State, Totals};
 

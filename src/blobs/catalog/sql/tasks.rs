@@ -6,11 +6,7 @@
 
 use sqlx::{AnyConnection, Row};
 
-use super::{
-    put::over,
-    rows,
-    sql::{Fail, SqlCatalog},
-};
+use super::{Fail, SqlCatalog, put::over, rows};
 use crate::blobs::{BlobError, Digest, OpenTask, Released};
 
 const HOLD_TASK: &str = "SELECT closed FROM janitor_blob_task WHERE id = $1 {lock}";

@@ -10,8 +10,8 @@ use tokio::{sync::Semaphore, time::timeout};
 use ulid::Ulid;
 
 use super::{
+    Fail, SqlCatalog,
     dialect::{Dialect, settle},
-    sql::{Fail, SqlCatalog},
 };
 use crate::{blobs::BlobError, config::CatalogUrl};
 

@@ -5,10 +5,7 @@
 
 use sqlx::AnyConnection;
 
-use super::{
-    Begun, Committed,
-    sql::{Fail, SqlCatalog},
-};
+use super::{Begun, Committed, Fail, SqlCatalog};
 use crate::blobs::{BlobError, BlobId, Digest, Tag};
 
 /// Sees a task alive at an attempt that is not over; no row: it is over. The time grows each time, so that who has read it

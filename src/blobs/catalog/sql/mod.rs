@@ -1,5 +1,13 @@
 //! The catalog in SQLite and Postgres: the same statements for both, over sqlx's driver for any database.
 
+mod dialect;
+mod look;
+mod open;
+mod put;
+mod rows;
+mod sweep;
+mod tasks;
+
 use std::{
     collections::HashSet,
     fmt,
@@ -11,7 +19,8 @@ use chrono::{DateTime, Utc};
 use sqlx::{AnyPool, AssertSqlSafe, Connection};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{Begun, Catalog, Committed, Cutoffs, Filter, dialect::Dialect, rows};
+use self::dialect::Dialect;
+use super::{Begun, Catalog, Committed, Cutoffs, Filter};
 use crate::blobs::{Blob, BlobError, BlobId, Digest, OpenTask, Ref, Released, Tag, Totals};
 
 /// How often a transaction is tried that another one got in the way of.

@@ -6,9 +6,8 @@ use chrono::{DateTime, Utc};
 use sqlx::{AnyConnection, Error, any::AnyRow};
 
 use super::{
-    Filter,
+    Fail, Filter, SqlCatalog,
     rows::{self, BLOB, REF, TASK},
-    sql::{Fail, SqlCatalog},
 };
 use crate::blobs::{Blob, BlobId, Digest, OpenTask, Ref, Totals};
 
