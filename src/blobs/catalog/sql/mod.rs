@@ -38,14 +38,14 @@ const TRIES_MAX: usize = 5;
 /// # });
 /// ```
 pub struct SqlCatalog {
-    pub(super) name: String,
-    pub(super) identity: String,
-    pub(super) dialect: Dialect,
-    pub(super) pool: AnyPool,
+    name: String,
+    identity: String,
+    dialect: Dialect,
+    pool: AnyPool,
     /// Who may write at the same time.
-    pub(super) writers: Semaphore,
+    writers: Semaphore,
     /// How far its clock is ahead of the database's, in ms; only tests move it.
-    pub(super) shift: AtomicI64,
+    shift: AtomicI64,
 }
 
 impl fmt::Debug for SqlCatalog {
