@@ -3,6 +3,7 @@
 
 mod backend;
 mod beat;
+mod blob_model;
 mod cli;
 mod cli_jobs;
 mod config;
