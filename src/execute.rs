@@ -12,8 +12,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Janitor, UnknownJob,
-    config::{JobConfig, JobKind, RetentionConfig},
-    jobs::{JobError, Leave, Limits, Narrow, Stopped, Tally, Watch, pace::Pace, retention::Retention, walk},
+    config::{JobConfig, JobKind, OrphansConfig, RetentionConfig},
+    jobs::{
+        Job, JobError, Leave, Limits, Narrow, Stopped, Tally, Watch, orphans::Orphans, pace::Pace,
+        retention::Retention, walk,
+    },
     lock::{self, Held, LockError, LockKey},
     queue::Request,
     report::{Mode, Outcome, Report, chain},
@@ -22,6 +25,9 @@ use crate::{
 
 /// How often a lock is asked for that a dead worker may have left.
 const LOCK_POLL: Duration = Duration::from_millis(250);
+
+/// How long a batch of blobs should last: nobody waits for it.
+const BLOBS_TIME: Duration = Duration::from_secs(10);
 
 /// How often a running job asks whether it was paused.
 const PAUSE_POLL: Duration = Duration::from_secs(1);
@@ -93,6 +99,13 @@ impl End {
     }
 }
 
+/// What a job is to do.
+#[derive(Clone)]
+enum Task<'a> {
+    Retention(&'a RetentionConfig, Policy),
+    Orphans(&'a OrphansConfig),
+}
+
 /// What an execution gathers for its report.
 struct Execution<'a> {
     janitor: &'a Janitor,
@@ -141,20 +154,23 @@ impl Execution<'_> {
             Ok(Some(reason)) => return End::new(Outcome::Skipped, reason, Next::Settle),
             Err(error) => return End::new(Outcome::Failed, chain(&error), Next::Retry),
         }
-        let JobKind::Retention(config) = &self.job.kind else {
-            return End::new(Outcome::Refused, "not yet", Next::Settle);
+        let task = match &self.job.kind {
+            JobKind::Retention(config) => {
+                let terminal = layout::PYWORKFLOW.terminal;
+                let Some(policy) = Policy::new(config, terminal, self.started_at, self.ask.narrow.before) else {
+                    return End::new(Outcome::Skipped, "retention is not configured", Next::Settle);
+                };
+                self.cutoff = policy.latest_cutoff();
+                Task::Retention(config, policy)
+            }
+            JobKind::Orphans(config) => Task::Orphans(config),
         };
-        let terminal = layout::PYWORKFLOW.terminal;
-        let Some(policy) = Policy::new(config, terminal, self.started_at, self.ask.narrow.before) else {
-            return End::new(Outcome::Skipped, "retention is not configured", Next::Settle);
-        };
-        self.cutoff = policy.latest_cutoff();
         match self.ask.request.mode {
             Mode::DryRun => {
-                let swept = self.sweep(config, policy, Leave::DryRun).await;
+                let swept = self.sweep(task, Leave::DryRun).await;
                 self.end(swept)
             }
-            Mode::Apply => self.under_lock(config, policy).await,
+            Mode::Apply => self.under_lock(task).await,
         }
     }
 
@@ -169,7 +185,7 @@ impl Execution<'_> {
         Ok(self.janitor.ledger().is_paused(&self.job.name).await?.then_some("the job is paused"))
     }
 
-    async fn under_lock(&mut self, config: &RetentionConfig, policy: Policy) -> End {
+    async fn under_lock(&mut self, task: Task<'_>) -> End {
         let ttl = self.janitor.config().worker.lock_ttl;
         let lock = Arc::clone(self.janitor.lock());
         let key = LockKey::job(&self.job.name);
@@ -177,10 +193,10 @@ impl Execution<'_> {
         let patience = if self.ask.attempt > 1 { ttl + Duration::from_secs(1) } else { Duration::ZERO };
         loop {
             let this = &mut *self;
-            let policy = policy.clone();
+            let task = task.clone();
             let swept = lock::with(Arc::clone(&lock), &key, ttl, |held| async move {
                 this.fence = held.fence().ok().map(lock::Fence::get);
-                let swept = AssertUnwindSafe(this.sweep(config, policy, Leave::Apply(&held))).catch_unwind().await;
+                let swept = AssertUnwindSafe(this.sweep(task, Leave::Apply(&held))).catch_unwind().await;
                 this.fence = fence_of(&held).or(this.fence);
                 swept
             });
@@ -201,7 +217,19 @@ impl Execution<'_> {
         }
     }
 
-    async fn sweep(&mut self, config: &RetentionConfig, policy: Policy, leave: Leave<'_>) -> Result<Stopped, JobError> {
+    async fn sweep(&mut self, task: Task<'_>, leave: Leave<'_>) -> Result<Stopped, JobError> {
+        match task {
+            Task::Retention(config, policy) => self.sweep_runs(config, policy, leave).await,
+            Task::Orphans(config) => self.sweep_blobs(config, leave).await,
+        }
+    }
+
+    async fn sweep_runs(
+        &mut self,
+        config: &RetentionConfig,
+        policy: Policy,
+        leave: Leave<'_>,
+    ) -> Result<Stopped, JobError> {
         let store = self.janitor.store(&self.job.name, config).await?;
         let mut job =
             Retention::new(self.job.name.clone(), Arc::clone(&store), Arc::clone(self.janitor.clock()), policy);
@@ -211,21 +239,43 @@ impl Execution<'_> {
             items: config.run_limit.map(std::num::NonZeroU64::get),
             time: config.time_limit,
         };
+        let swept = self.walk(&mut job, leave, limits).await;
+        store.rest().await;
+        let is_all_gone = self.tally.failed == 0 && matches!((&swept, leave), (Ok(Stopped::AtTheEnd), Leave::Apply(_)));
+        self.janitor.metrics().set_oldest_due(&self.job.name, if is_all_gone { None } else { job.oldest_due() });
+        swept
+    }
+
+    async fn sweep_blobs(&mut self, config: &OrphansConfig, leave: Leave<'_>) -> Result<Stopped, JobError> {
+        let store = self.janitor.blobs(&config.blobs).await?;
+        let runs = match &config.runs {
+            Some((job, retention)) => Some(self.janitor.store(job, retention).await?),
+            None => None,
+        };
+        let mut job = Orphans::new(store, runs, config.clone(), self.ask.narrow);
+        let limits = Limits {
+            pace: Pace::new(Orphans::batch_max(config), BLOBS_TIME, Duration::ZERO),
+            pause: Duration::ZERO,
+            items: None,
+            time: config.time_limit,
+        };
+        let swept = self.walk(&mut job, leave, limits).await;
+        self.cutoff = job.cutoff();
+        swept
+    }
+
+    /// Walks until the end, a limit, a signal or a pause.
+    async fn walk<J: Job>(&mut self, job: &mut J, leave: Leave<'_>, limits: Limits) -> Result<Stopped, JobError> {
         let stop = self.ask.stop.child_token();
-        let mut walked = Box::pin(walk(&mut job, leave, limits, self.ask.watch, &stop, &mut self.tally));
-        let swept = tokio::select! {
+        let mut walked = Box::pin(walk(job, leave, limits, self.ask.watch, &stop, &mut self.tally));
+        tokio::select! {
             swept = &mut walked => swept,
             () = paused(self.janitor, &self.job.name), if matches!(leave, Leave::Apply(_)) => {
                 stop.cancel();
                 self.is_paused = true;
                 (&mut walked).await
             }
-        };
-        drop(walked);
-        store.rest().await;
-        let is_all_gone = self.tally.failed == 0 && matches!((&swept, leave), (Ok(Stopped::AtTheEnd), Leave::Apply(_)));
-        self.janitor.metrics().set_oldest_due(&self.job.name, if is_all_gone { None } else { job.oldest_due() });
-        swept
+        }
     }
 
     fn end(&self, swept: Result<Stopped, JobError>) -> End {
@@ -246,20 +296,13 @@ impl Execution<'_> {
     fn report(self, end: End) -> Report {
         let End { outcome, reason, .. } = end.with_failures(self.tally.failed);
         let Tally { planned, deleted, kept, bytes_freed, batches, failures, .. } = self.tally;
+        let Ask { request, attempt, .. } = self.ask;
         Report {
-            id: ulid::Ulid::from_datetime(self.started_at.into()).to_string(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            attempt: self.ask.attempt,
-            request: None,
-            job: self.job.name.clone(),
-            kind: self.job.kind.as_str().to_owned(),
-            mode: self.ask.request.mode,
-            outcome,
+            attempt,
             reason,
-            tick: self.ask.request.tick,
+            tick: request.tick,
             host: self.janitor.config().worker.host.clone(),
             fence: self.fence,
-            started_at: self.started_at,
             seconds: (self.start.elapsed().as_secs_f64() * 1e3).round() / 1e3,
             cutoff: self.cutoff,
             planned,
@@ -268,6 +311,7 @@ impl Execution<'_> {
             bytes_freed,
             batches,
             failures,
+            ..Report::new(&self.job.name, self.job.kind.as_str(), request.mode, outcome, self.started_at)
         }
     }
 }

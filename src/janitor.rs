@@ -5,8 +5,9 @@ use std::{collections::HashMap, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    blobs::{BlobError, BlobStore},
     clock::Clock,
-    config::{Config, JobConfig, RetentionConfig},
+    config::{BlobsConfig, Config, JobConfig, RetentionConfig},
     execute::Ask,
     jobs::Narrow,
     ledger::{Ledger, LedgerError},
@@ -21,7 +22,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Janitor(Arc<Parts>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Parts {
     config: Config,
     queue: Arc<dyn Queue>,
@@ -29,6 +30,7 @@ struct Parts {
     ledger: Arc<dyn Ledger>,
     clock: Arc<dyn Clock>,
     stores: HashMap<String, Arc<dyn RunStore>>,
+    blobs: HashMap<String, BlobStore>,
     metrics: Metrics,
 }
 
@@ -84,6 +86,7 @@ impl Janitor {
             ledger,
             clock,
             stores: HashMap::new(),
+            blobs: HashMap::new(),
             metrics: Metrics::default(),
         }))
     }
@@ -127,18 +130,16 @@ impl Janitor {
     /// Uses `store` for `job` instead of the one that the configuration names: a store of the program's own.
     #[must_use]
     pub fn with_store(self, job: &str, store: Arc<dyn RunStore>) -> Self {
-        let mut stores = self.0.stores.clone();
-        stores.insert(job.to_owned(), store);
-        let Parts { config, queue, lock, ledger, clock, metrics, .. } = &*self.0;
-        let parts = Parts {
-            config: config.clone(),
-            queue: Arc::clone(queue),
-            lock: Arc::clone(lock),
-            ledger: Arc::clone(ledger),
-            clock: Arc::clone(clock),
-            stores,
-            metrics: metrics.clone(),
-        };
+        let mut parts = Parts::clone(&self.0);
+        parts.stores.insert(job.to_owned(), store);
+        Self(Arc::new(parts))
+    }
+
+    /// Uses `store` for `[blobs.NAME]` instead of the one that the configuration describes.
+    #[must_use]
+    pub fn with_blobs(self, name: &str, store: BlobStore) -> Self {
+        let mut parts = Parts::clone(&self.0);
+        parts.blobs.insert(name.to_owned(), store);
         Self(Arc::new(parts))
     }
 
@@ -153,6 +154,14 @@ impl Janitor {
         match self.0.stores.get(job) {
             Some(store) => Ok(Arc::clone(store)),
             None => runs::open(config).await,
+        }
+    }
+
+    /// Opens a blob store.
+    pub(crate) async fn blobs(&self, config: &BlobsConfig) -> Result<BlobStore, BlobError> {
+        match self.0.blobs.get(&config.name) {
+            Some(store) => Ok(store.clone()),
+            None => BlobStore::open(config).await,
         }
     }
 

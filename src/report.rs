@@ -222,6 +222,34 @@ pub struct Report {
 }
 
 impl Report {
+    /// A report with an id of its own that counts nothing: `job` of `kind` was `outcome` in `mode`, at `started_at`.
+    #[must_use]
+    pub fn new(job: &str, kind: &str, mode: Mode, outcome: Outcome, started_at: DateTime<Utc>) -> Self {
+        Self {
+            id: ulid::Ulid::from_datetime(started_at.into()).to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            attempt: 1,
+            request: None,
+            job: job.to_owned(),
+            kind: kind.to_owned(),
+            mode,
+            outcome,
+            reason: None,
+            tick: None,
+            host: String::new(),
+            fence: None,
+            started_at,
+            seconds: 0.0,
+            cutoff: None,
+            planned: Counts::default(),
+            deleted: Counts::default(),
+            kept: Counts::default(),
+            bytes_freed: 0,
+            batches: 0,
+            failures: Vec::new(),
+        }
+    }
+
     /// Says on one line what became of an execution.
     pub(crate) fn log(&self) {
         let tick = self.tick.map(|tick| tick.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true));

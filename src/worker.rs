@@ -21,7 +21,7 @@ use crate::{
         Request,
         backend::{Blank, Lease, QueueBackend, Unsettled},
     },
-    report::{Counts, Outcome, Report, chain},
+    report::{Outcome, Report, chain},
 };
 
 /// How often a running job's worker is asked whether it stops, which apalis does not announce.
@@ -110,28 +110,13 @@ async fn is_superseded(janitor: &Janitor, request: &Request) -> bool {
 /// The report of a request that did not run.
 fn not_run(janitor: &Janitor, request: &Request, attempt: u32, outcome: Outcome, reason: &str) -> Report {
     let job = janitor.config().jobs.get(&request.job);
+    let kind = job.map_or("unknown", |job| JobKind::as_str(&job.kind));
     Report {
-        id: ulid::Ulid::generate().to_string(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
         attempt,
-        request: None,
-        job: request.job.clone(),
-        kind: job.map_or("unknown", |job| JobKind::as_str(&job.kind)).to_owned(),
-        mode: request.mode,
-        outcome,
         reason: Some(reason.to_owned()),
         tick: request.tick,
         host: janitor.config().worker.host.clone(),
-        fence: None,
-        started_at: janitor.clock().now(),
-        seconds: 0.0,
-        cutoff: None,
-        planned: Counts::default(),
-        deleted: Counts::default(),
-        kept: Counts::default(),
-        bytes_freed: 0,
-        batches: 0,
-        failures: Vec::new(),
+        ..Report::new(&request.job, kind, request.mode, outcome, janitor.clock().now())
     }
 }
 

@@ -6,7 +6,8 @@ use std::{os::unix::fs::MetadataExt, path::Path};
 
 use apalis_janitor::{
     Janitor,
-    config::{Config, JobConfig, JobKind},
+    blobs::{BlobError, BlobStore},
+    config::{BlobsConfig, Config, JobConfig, JobKind},
     runs::{self, Findings},
 };
 use chrono::{DateTime, TimeDelta, Utc};
@@ -77,11 +78,31 @@ pub async fn run(app: &App, _args: &Args) -> Reply {
 
 /// Reaches a job's store, compares its clock with ours and its schema with the layout.
 async fn about_job(janitor: &Janitor, job: &JobConfig) -> Result<Findings, String> {
-    let JobKind::Retention(retention) = &job.kind else { return Ok(Findings::default()) };
+    let retention = match &job.kind {
+        JobKind::Retention(retention) => retention,
+        JobKind::Orphans(orphans) => return about_blobs(&orphans.blobs).await.map_err(|error| chain(&error)),
+    };
     let store = runs::open(retention).await.map_err(|error| chain(&error))?;
     let mut findings = store.check().await.map_err(|error| chain(&error))?;
     let theirs = store.now().await.map_err(|error| chain(&error))?;
     findings.warnings.extend(theirs.and_then(|theirs| skewed(janitor.clock().now(), theirs)));
+    Ok(findings)
+}
+
+/// Reaches a blob store, and compares its objects' mark with its catalog.
+async fn about_blobs(config: &BlobsConfig) -> Result<Findings, BlobError> {
+    let store = BlobStore::open(config).await?;
+    let totals = store.catalog().totals().await?;
+    let mut findings = Findings::default();
+    findings.facts.push(format!(
+        "{} blobs, {} bytes, {} of them referred to",
+        totals.blobs(),
+        totals.bytes,
+        totals.referenced
+    ));
+    if totals.blobs() > 0 && store.objects().identity().await?.is_none() {
+        findings.warnings.push(format!("{} is empty, and its catalog is not", store.objects().name()));
+    }
     Ok(findings)
 }
 

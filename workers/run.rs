@@ -38,6 +38,12 @@ pub struct Args {
     /// Only what is older than this RFC 3339 instant too; a cutoff can become earlier, never later
     #[arg(long, value_name = "INSTANT", value_parser = instant)]
     before: Option<DateTime<Utc>>,
+    /// Let more go than max_share allows, this once (jobs of kind orphans)
+    #[arg(long)]
+    allow_mass_delete: bool,
+    /// Compare objects and catalog, though the time for it has not come (jobs of kind orphans)
+    #[arg(long)]
+    inventory: bool,
     /// Print each thing that is planned (dry run) or deleted, one id a line; the summary goes to stderr
     #[arg(long)]
     list: bool,
@@ -57,7 +63,7 @@ pub async fn run(app: &App, args: &Args) -> Reply {
     let mode = if args.dry_run { Mode::DryRun } else { Mode::Apply };
     let request = Request { job: args.job.clone(), mode, tick: None };
     let watch = Shown::new(app, args);
-    let narrow = Narrow { before: args.before };
+    let narrow = Narrow { before: args.before, allow_mass_delete: args.allow_mass_delete, inventory: args.inventory };
     let ended = janitor.execute(Ask { request: &request, attempt: 1, narrow, watch: &watch, stop: &stop }).await;
     watch.bar.finish_and_clear();
     let report = ended.map_err(|error| Fail::usage(error.to_string()))?.report;

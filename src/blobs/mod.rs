@@ -28,9 +28,13 @@ pub mod catalog;
 pub mod conformance;
 mod digest;
 pub mod objects;
+mod spool;
 pub mod store;
 
-use std::fmt::{self, Display};
+use std::{
+    fmt::{self, Display},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 
@@ -38,6 +42,9 @@ pub use catalog::Catalog;
 pub use digest::{BlobId, Digest, Key};
 pub use objects::Objects;
 pub use store::BlobStore;
+
+/// A writer that was not heard of for this long has died, whatever the grace.
+pub const PENDING_TTL: Duration = Duration::from_mins(10);
 
 /// What a task says of an artifact that it puts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -203,17 +210,27 @@ pub struct Released {
     pub blobs: u64,
 }
 
-/// How many blobs a catalog has, and how many bytes.
+/// How many blobs there are, and how many bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Blobs in any state.
-    pub blobs: u64,
-    /// Those that are live and referred to.
-    pub referenced: u64,
     /// Those that are being put.
     pub pending: u64,
+    /// Those that are live.
+    pub live: u64,
+    /// Those of the live ones that something refers to.
+    pub referenced: u64,
+    /// Those that a sweeper has claimed.
+    pub deleting: u64,
     /// The bytes of all.
     pub bytes: u64,
+}
+
+impl Totals {
+    /// All of them.
+    #[must_use]
+    pub const fn blobs(&self) -> u64 {
+        self.pending + self.live + self.deleting
+    }
 }
 
 /// Why a blob store did not do it.
@@ -269,6 +286,12 @@ pub enum BlobError {
 }
 
 impl BlobError {
+    /// The program was built without a feature that is needed.
+    #[cfg(not(all(feature = "sqlite", feature = "postgres", feature = "s3")))]
+    pub(crate) fn without(feature: &str) -> Self {
+        Self::Refused(format!("built without `{feature}`: rebuild with --features {feature}"))
+    }
+
     /// `store` failed at `what`, because of `source`.
     pub fn unavailable(
         store: impl Into<String>,

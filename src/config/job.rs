@@ -1,14 +1,16 @@
 //! One `[jobs.NAME]` of the configuration.
 
-use std::{num::NonZeroU64, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroU64, time::Duration};
 
 use chrono_tz::{TZ_VARIANTS, Tz};
 
 use super::{
-    BatchSize, CatchUp, JobConfig, JobKind, Keep, RetentionConfig, RetentionDays, Rule, Schedule, StoreUrl, Timing,
+    BatchSize, BlobsConfig, CatchUp, JobConfig, JobKind, Keep, RetentionConfig, RetentionDays, Rule, Schedule,
+    StoreUrl, Timing,
+    orphans::{self, Known},
     reader::{Found, Section},
     scalar::{Scalar, duration, flag, text, whole},
-    values::did_you_mean,
+    values::{did_you_mean, name},
 };
 
 /// The statuses in which a run of the layout `pyworkflow` has ended.
@@ -19,8 +21,40 @@ const RULES_MAX: usize = 1_000;
 
 const RULES_RULE: &str = "must be a list of tables, such as [{ workflow = \"order_*\", retention_days = 90 }]";
 
-/// Reads a job; none where it is too wrong to go on.
-pub(super) fn read(name: &str, section: Section<'_>) -> Option<JobConfig> {
+/// The words that `kind` may be.
+const KINDS: [&str; 2] = ["retention", "orphans"];
+
+/// Reads the jobs by name.
+pub(super) fn read_all(
+    section: &Section<'_>,
+    blobs: &BTreeMap<String, Option<BlobsConfig>>,
+) -> BTreeMap<String, JobConfig> {
+    // A job of kind `orphans` may name another: the others come first.
+    let (orphans, others): (Vec<_>, Vec<_>) = section.sections().into_iter().partition(|(_, job)| is_orphans(job));
+    let named = others.iter().map(|(title, _)| *title).collect();
+    let read_others = |(title, job): (&str, Section<'_>)| {
+        read(title, job, |job| retention(job).map(|own| JobKind::Retention(Box::new(own))))
+    };
+    let others: BTreeMap<_, _> = others.into_iter().filter_map(read_others).collect();
+    let known = Known { blobs, named, others: &others };
+    let read_orphans = |(title, job): (&str, Section<'_>)| {
+        read(title, job, |job| orphans::job(job, &known).map(|own| JobKind::Orphans(Box::new(own))))
+    };
+    let orphans: Vec<_> = orphans.into_iter().filter_map(read_orphans).collect();
+    others.into_iter().chain(orphans).collect()
+}
+
+fn is_orphans(section: &Section<'_>) -> bool {
+    matches!(section.find("kind"), Found::Given(item) if item.scalar.text() == Some("orphans"))
+}
+
+/// Reads a job with its name; none where something in it is too wrong to go on.
+fn read(
+    title: &str,
+    section: Section<'_>,
+    own: impl FnOnce(&Section<'_>) -> Option<JobKind>,
+) -> Option<(String, JobConfig)> {
+    let title = name(title).map_err(|rule| section.refuse_all(format!("a job's name {rule}")));
     let missing = matches!(section.find("kind"), Found::Absent | Found::Unset { .. });
     if section.require("kind", "kind = \"retention\"", text(kind)).is_none() && !missing {
         // Which keys it should have is not known.
@@ -28,16 +62,17 @@ pub(super) fn read(name: &str, section: Section<'_>) -> Option<JobConfig> {
     }
     let enabled = section.read("enabled", flag).unwrap_or(true);
     let timing = timing(&section);
-    let retention = retention(&section);
+    let kind = own(&section);
     section.finish();
-    Some(JobConfig { name: name.to_owned(), enabled, timing, kind: JobKind::Retention(Box::new(retention?)) })
+    let (name, kind) = (title.ok()?, kind?);
+    Some((name.clone(), JobConfig { name, enabled, timing, kind }))
 }
 
 fn kind(word: &str) -> Result<(), String> {
     match word {
-        "retention" => Ok(()),
-        "orphans" | "disk" | "volumes" => Err("this version has jobs of kind \"retention\" only".to_owned()),
-        other => Err(format!("must be \"retention\"{}", did_you_mean(other, ["retention"]))),
+        "retention" | "orphans" => Ok(()),
+        "disk" | "volumes" => Err("this version has jobs of the kinds \"retention\" and \"orphans\" only".to_owned()),
+        other => Err(format!("must be \"retention\" or \"orphans\"{}", did_you_mean(other, KINDS))),
     }
 }
 

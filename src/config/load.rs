@@ -1,7 +1,6 @@
 //! From `janitor.toml` and the environment to a [`Config`]. Nothing else reads the environment.
 
 use std::{
-    collections::BTreeMap,
     fs::File,
     io::Read,
     os::unix::fs::PermissionsExt,
@@ -15,10 +14,10 @@ use toml::{
 };
 
 use super::{
-    Config, ConfigErrors, JobConfig, MetricsConfig, RedisConfig, WorkerConfig,
+    Config, ConfigErrors, MetricsConfig, RedisConfig, WorkerConfig,
     errors::ConfigWarning,
     expand::Env,
-    job,
+    job, orphans,
     reader::{Reader, Section},
     scalar::{duration, text, whole},
     urls::redis_url,
@@ -150,14 +149,13 @@ fn top<'r>(reader: &'r Reader<'r>, tree: &'r Spanned<DeTable<'r>>, path: &Path) 
     let redis = top.section("redis").and_then(redis);
     let worker = worker(top.section("worker"));
     let metrics = top.section("metrics").and_then(metrics);
-    let jobs = top.section("jobs").as_ref().map(jobs).unwrap_or_default();
+    let blobs = top.section("blobs").as_ref().map(orphans::stores).unwrap_or_default();
+    let jobs = top.section("jobs").map(|jobs| job::read_all(&jobs, &blobs)).unwrap_or_default();
     if let Err(rule) = name(&worker.host) {
         // What the file says was checked already; this is the machine's own name.
         top.refuse("worker.host", format!("this machine's name {:?} cannot be used, give one: {rule}", worker.host));
     }
-    top.finish_with(|key| {
-        (key == "blobs").then_some("this version has jobs of kind \"retention\" only: they use no blobs")
-    });
+    top.finish();
     if jobs.is_empty() {
         reader.warn(None, None, "has no [jobs.NAME]: there is nothing to do");
     }
@@ -167,7 +165,7 @@ fn top<'r>(reader: &'r Reader<'r>, tree: &'r Spanned<DeTable<'r>>, path: &Path) 
         redis,
         worker,
         metrics,
-        blobs: BTreeMap::new(),
+        blobs: blobs.into_iter().filter_map(|(name, store)| store.map(|store| (name, store))).collect(),
         jobs,
         warnings: Vec::new(),
     }
@@ -218,18 +216,6 @@ fn metrics(section: Section<'_>) -> Option<MetricsConfig> {
     );
     section.finish();
     Some(MetricsConfig { listen: listen? })
-}
-
-fn jobs(section: &Section<'_>) -> BTreeMap<String, JobConfig> {
-    let job = |(title, section): (&str, Section<'_>)| match name(title) {
-        Ok(title) => job::read(&title, section).map(|job| (title, job)),
-        Err(rule) => {
-            section.refuse_all(format!("a job's name {rule}"));
-            job::read(title, section);
-            None
-        }
-    };
-    section.sections().into_iter().filter_map(job).collect()
 }
 
 #[cfg(test)]

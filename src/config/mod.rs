@@ -7,6 +7,7 @@ mod errors;
 mod expand;
 mod job;
 mod load;
+mod orphans;
 mod reader;
 mod scalar;
 mod schedule;

@@ -314,21 +314,15 @@ impl<'r> Section<'r> {
 
     /// Refuses the keys that nobody read.
     pub(super) fn finish(self) {
-        self.finish_with(|_| None);
-    }
-
-    /// The same, where `rule_of` knows better why a key cannot be here.
-    pub(super) fn finish_with(self, rule_of: impl Fn(&str) -> Option<&'static str>) {
         let known = self.known.borrow();
         for (key, _) in self.table {
             let name: &str = key.get_ref();
             if known.contains(&name) {
                 continue;
             }
-            let rule = match (rule_of(name), values::suggest(name, known.iter().copied())) {
-                (Some(rule), _) => rule.to_owned(),
-                (None, Some(meant)) => format!("unknown key; did you mean `{meant}`?"),
-                (None, None) => format!("unknown key; known here: {}", known.join(", ")),
+            let rule = match values::suggest(name, known.iter().copied()) {
+                Some(meant) => format!("unknown key; did you mean `{meant}`?"),
+                None => format!("unknown key; known here: {}", known.join(", ")),
             };
             self.reader.refuse(key.span().start, Some(&self.key(name)), None, rule);
         }

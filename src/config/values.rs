@@ -90,6 +90,13 @@ impl Share {
     }
 }
 
+impl Default for Share {
+    /// A half.
+    fn default() -> Self {
+        Self(50)
+    }
+}
+
 impl std::fmt::Display for Share {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}%", self.0)

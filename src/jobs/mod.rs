@@ -1,15 +1,17 @@
 //! Jobs: fetch a page, decide, act, until everything is seen or a limit comes first.
 
 pub mod families;
+pub mod orphans;
 pub mod pace;
 pub mod retention;
 mod walk;
 
-use std::{future::Future, time::Duration};
+use std::{borrow::Cow, future::Future, time::Duration};
 
 use chrono::{DateTime, Utc};
 
 use crate::{
+    blobs::BlobError,
     lock::{Fence, Held, LockError},
     report::{Counts, FAILURES_MAX, Failure, chain},
     runs::StoreError,
@@ -29,11 +31,15 @@ pub trait Watch: Send + Sync {
 /// Sees nothing.
 impl Watch for () {}
 
-/// What one execution may narrow, beside what the configuration says.
+/// What one execution may narrow or be allowed, beside what the configuration says.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Narrow {
     /// Only what is older than this instant too: a cutoff can become earlier, never later.
     pub before: Option<DateTime<Utc>>,
+    /// More may go than the fuse of a job lets pass.
+    pub allow_mass_delete: bool,
+    /// Objects and catalog are compared, though the time for it has not come.
+    pub inventory: bool,
 }
 
 /// What an execution may do. To delete is to hold the lock; there is no third way.
@@ -52,12 +58,24 @@ pub enum JobError {
     /// A store did not do it.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A blob store did not do it.
+    #[error(transparent)]
+    Blobs(BlobError),
     /// The lock was lost.
     #[error(transparent)]
     Lock(#[from] LockError),
     /// A guard said no.
     #[error("{0}")]
     Refused(String),
+}
+
+impl From<BlobError> for JobError {
+    fn from(error: BlobError) -> Self {
+        match error {
+            BlobError::Refused(why) => Self::Refused(why),
+            error => Self::Blobs(error),
+        }
+    }
 }
 
 /// What a job counts on its way; it becomes the report.
@@ -100,10 +118,10 @@ pub trait Job: Send {
     const UNIT: &'static str;
 
     /// The name that a list shows.
-    fn id(item: &Self::Item) -> &str;
+    fn id(item: &Self::Item) -> Cow<'_, str>;
 
     /// Guards: whether the target may be touched at all, and under which fence.
-    fn prepare(&mut self, leave: Leave<'_>) -> impl Future<Output = Result<(), JobError>> + Send;
+    fn prepare(&mut self, leave: Leave<'_>, tally: &mut Tally) -> impl Future<Output = Result<(), JobError>> + Send;
 
     /// The next things that may go, having looked at about `limit`; `None` after the last. Never writes.
     fn plan(

@@ -1,6 +1,7 @@
 //! Deletes runs that ended long enough ago, with all that is their own.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, HashSet},
     sync::Arc,
     time::Duration,
@@ -161,11 +162,11 @@ impl Job for Retention {
 
     const UNIT: &'static str = "runs";
 
-    fn id(item: &Seen) -> &str {
-        &item.id
+    fn id(item: &Seen) -> Cow<'_, str> {
+        Cow::Borrowed(&item.id)
     }
 
-    async fn prepare(&mut self, leave: Leave<'_>) -> Result<(), JobError> {
+    async fn prepare(&mut self, leave: Leave<'_>, _: &mut Tally) -> Result<(), JobError> {
         self.guard_clock().await?;
         let Leave::Apply(held) = leave else { return Ok(()) };
         match self.store.raise(&self.job, held.fence()?).await {

@@ -49,7 +49,7 @@ pub async fn walk<J: Job>(
     stop: &CancellationToken,
     tally: &mut Tally,
 ) -> Result<Stopped, JobError> {
-    job.prepare(leave).await?;
+    job.prepare(leave, tally).await?;
     let mut walk = Walk {
         leave,
         limits,
@@ -147,7 +147,7 @@ impl<I: Send + Sync> Walk<'_, I> {
         self.planned += more as u64;
         tally.planned.add(J::UNIT, more as u64);
         match self.leave {
-            Leave::DryRun => self.buffer.drain(..more).for_each(|item| self.watch.item(J::id(&item))),
+            Leave::DryRun => self.buffer.drain(..more).for_each(|item| self.watch.item(&J::id(&item))),
             Leave::Apply(_) => self.admitted += more,
         }
         self.watch.progress(self.planned, self.deleted);
@@ -191,7 +191,7 @@ impl<I: Send + Sync> Walk<'_, I> {
                 }
                 Err(JobError::Store(StoreError::Refused { .. })) if size > 1 => self.suspects = size,
                 Err(JobError::Store(error @ (StoreError::TimedOut { .. } | StoreError::Refused { .. }))) => {
-                    tally.fail(J::id(&self.buffer[0]), &error);
+                    tally.fail(&J::id(&self.buffer[0]), &error);
                     self.failed += 1;
                     self.suspects = 0;
                     self.settle::<J>(1, tally);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Backoff, Ledger, REPORTS_MAX};
-use crate::report::{Counts, Failure, Mode, Outcome, Report};
+use crate::report::{Failure, Mode, Outcome, Report};
 
 /// Writes one `#[tokio::test]` for each promise of the suite, in a module of the given name.
 ///
@@ -228,27 +228,11 @@ fn at(seconds: i64) -> DateTime<Utc> {
 
 /// A report of a complete run, different for each number.
 fn report(job: &str, number: u32) -> Report {
+    let started_at = at(i64::from(number)) + TimeDelta::nanoseconds(1);
     Report {
         id: format!("{number:026}-{job}"),
-        version: "0.1.0".to_owned(),
-        attempt: 1,
-        request: None,
-        job: job.to_owned(),
-        kind: "retention".to_owned(),
-        mode: Mode::Apply,
-        outcome: Outcome::Done,
-        reason: None,
-        tick: None,
         host: "w1".to_owned(),
-        fence: None,
-        started_at: at(i64::from(number)) + TimeDelta::nanoseconds(1),
         seconds: 1.5,
-        cutoff: None,
-        planned: Counts::default(),
-        deleted: Counts::default(),
-        kept: Counts::default(),
-        bytes_freed: 0,
-        batches: 0,
-        failures: Vec::new(),
+        ..Report::new(job, "retention", Mode::Apply, Outcome::Done, started_at)
     }
 }

@@ -13,6 +13,8 @@ pub struct Layout {
     pub runs: &'static str,
     /// The statuses of runs that have ended.
     pub terminal: &'static [&'static str],
+    /// The statuses of runs that ended without what they were for; all of them are terminal.
+    pub failed: &'static [&'static str],
     /// Tables whose rows name the run that they belong to in a column `run_id`: table, kind in reports.
     pub owned: &'static [(&'static str, &'static str)],
     /// The index that pages by creation: name and the statement that makes it.
@@ -43,6 +45,7 @@ pub const PYWORKFLOW: Layout = Layout {
     version_max: 7,
     runs: "workflow_runs",
     terminal: &["completed", "failed", "cancelled", "continued_as_new", "interrupted"],
+    failed: &["failed", "cancelled"],
     owned: &[
         ("events", "events"),
         ("steps", "steps"),

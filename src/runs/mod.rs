@@ -184,6 +184,9 @@ pub trait RunStore: Send + Sync + Debug {
     /// Up to `limit` runs whose parent is among `parents`, from `after` on. Never writes.
     async fn children(&self, parents: &[String], after: Option<&Cursor>, limit: usize) -> Result<Page, StoreError>;
 
+    /// Those of the runs with these ids that are there, in any order. Never writes.
+    async fn find(&self, ids: &[String]) -> Result<Vec<Seen>, StoreError>;
+
     /// Makes `fence` the one that deletes of `job` must carry.
     ///
     /// # Errors

@@ -61,6 +61,12 @@ fn the_template_is_valid_and_shows_the_defaults() {
     assert_eq!(comparable(&full), comparable(&config));
     let JobKind::Retention(job) = &full.jobs["old-runs"].kind else { panic!("another kind") };
     assert_eq!(job.rules.len(), 2);
+    let shortest = "[blobs.artifacts]\nobjects=\"file:blobs\"\ncatalog=\"sqlite:blobs.db\"\n[jobs.old-runs]\nkind=\"retention\"\nstore=\"sqlite:app.db\"\n\
+                    retention_days=30\n[jobs.orphans]\nkind=\"orphans\"\nblobs=\"artifacts\"\nschedule=\"every 15m\"\nruns=\"old-runs\"";
+    let orphans = |config: &Config| {
+        format!("{:?} {:?}", config.blobs, config.jobs["orphans"]).replace(&format!("{:?}", job.rules), "[]")
+    };
+    assert_eq!(orphans(&full), orphans(&parse(shortest).unwrap()));
     assert_eq!((full.data_dir, full.worker.host.as_str()), (config.data_dir, "w1"));
     assert_eq!(full.redis.unwrap().namespace, "janitor");
     assert!(full.metrics.is_some());

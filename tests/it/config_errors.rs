@@ -4,7 +4,8 @@ use apalis_janitor::config::RetentionDays;
 
 use crate::config::{parse, retention};
 
-fn errors(text: &str) -> Vec<String> {
+/// The errors of a file, without its folder.
+pub fn errors(text: &str) -> Vec<String> {
     let errors = parse(text).expect_err(text);
     errors.iter().map(|error| error.to_string().replace("/etc/janitor/", "")).collect()
 }
@@ -127,9 +128,8 @@ fn each_key_of_the_process_has_its_rule() {
         ("[worker]\nhost = \"a b\"", &format!("2:8: worker.host = \"a b\": {name}")),
         ("worker = 3", "1:10: worker: must be a table: [worker]"),
         ("[wroker]", "1:2: wroker: unknown key; did you mean `worker`?"),
-        ("\"a\\nb\" = 1", "1:1: a\\nb: unknown key; known here: data_dir, redis, worker, metrics, jobs"),
-        ("[queue]", "1:2: queue: unknown key; known here: data_dir, redis, worker, metrics, jobs"),
-        ("[blobs.a]", "1:2: blobs: this version has jobs of kind \"retention\" only: they use no blobs"),
+        ("\"a\\nb\" = 1", "1:1: a\\nb: unknown key; known here: data_dir, redis, worker, metrics, blobs, jobs"),
+        ("[queue]", "1:2: queue: unknown key; known here: data_dir, redis, worker, metrics, blobs, jobs"),
         ("data_dir = \"\"", "1:12: data_dir = \"\": must name a folder"),
         (
             "[metrics]\nlisten = \"localhost:1\"",
@@ -145,13 +145,13 @@ fn each_key_of_the_process_has_its_rule() {
         ("[jobs.x]\nstore = \"memory:\"", "1:7: jobs.x.kind: is required, such as kind = \"retention\""),
         (
             "[jobs.x]\nkind = \"retenton\"\nfoo = 1",
-            "2:8: jobs.x.kind = \"retenton\": must be \"retention\"; did you mean \
+            "2:8: jobs.x.kind = \"retenton\": must be \"retention\" or \"orphans\"; did you mean \
           \"retention\"?",
         ),
         (
             "[jobs.x]\nkind = \"disk\"\nroot = \"/\"",
-            "2:8: jobs.x.kind = \"disk\": this version has jobs of kind \
-          \"retention\" only",
+            "2:8: jobs.x.kind = \"disk\": this version has jobs of the kinds \
+          \"retention\" and \"orphans\" only",
         ),
         (
             "[jobs.\"my job\"]\nkind = \"retention\"\nstore = \"memory:\"",
@@ -159,7 +159,7 @@ fn each_key_of_the_process_has_its_rule() {
         ),
         (
             "a = \"${X\"\n[worker]\nhost = \"${X\"",
-            "1:1: a: unknown key; known here: data_dir, redis, worker, metrics, jobs",
+            "1:1: a: unknown key; known here: data_dir, redis, worker, metrics, blobs, jobs",
         ),
         ("[worker]\nhost = \"${X\"", "2:8: worker.host = \"${X\": has `${` without `}`; a `$` itself is written `$$`"),
     ] {

@@ -3,10 +3,14 @@
 
 mod backend;
 mod beat;
+mod blob_catalog;
 mod blob_model;
+mod blob_objects;
+mod blob_store;
 mod cli;
 mod cli_jobs;
 mod config;
+mod config_blobs;
 mod config_errors;
 mod e2e_embedded;
 mod e2e_kill;
@@ -22,9 +26,12 @@ mod ledger;
 mod link;
 mod lock;
 mod metrics;
+mod orphans;
+mod postgres;
 mod process;
 mod queue;
 mod redis;
 mod runs;
+mod s3;
 mod seed;
 mod worker;

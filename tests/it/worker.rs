@@ -2,12 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use apalis_core::{
     backend::{TaskSink, memory::MemoryStorage},
@@ -19,14 +14,13 @@ use apalis_janitor::{
     clock::SystemClock,
     config::{Config, WorkerConfig},
     handle,
-    ledger::{Backoff, Ledger, LedgerError},
+    ledger::{Ledger, memory::MemoryLedger},
     link::Link,
-    lock::{Fence, Lock, LockError, LockKey, Token},
+    lock::memory::MemoryLock,
     queue::{Claim, Queue, QueueOptions, Request, Stats, Ticked, redis::RedisQueue},
     report::{Mode, Outcome, Report},
     run_worker,
 };
-use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -36,79 +30,11 @@ use crate::redis::RedisServer;
 /// How long a test waits for what must come.
 const COMES_MAX: Duration = Duration::from_secs(20);
 
-/// A ledger that remembers reports only.
-#[derive(Debug, Default)]
-struct Reports(Mutex<Vec<Report>>);
-
-#[async_trait]
-impl Ledger for Reports {
-    async fn record(&self, report: &Report) -> Result<(), LedgerError> {
-        self.0.lock().unwrap().push(report.clone());
-        Ok(())
-    }
-    async fn reports(&self, _: &str, _: usize) -> Result<Vec<Report>, LedgerError> {
-        unimplemented!()
-    }
-    async fn last_success(&self, _: &str) -> Result<Option<DateTime<Utc>>, LedgerError> {
-        unimplemented!()
-    }
-    async fn pause(&self, _: &str) -> Result<bool, LedgerError> {
-        unimplemented!()
-    }
-    async fn resume(&self, _: &str) -> Result<bool, LedgerError> {
-        unimplemented!()
-    }
-    async fn is_paused(&self, _: &str) -> Result<bool, LedgerError> {
-        Ok(false)
-    }
-    async fn put_backoff(&self, _: &str, _: &str, _: &Backoff) -> Result<(), LedgerError> {
-        unimplemented!()
-    }
-    async fn clear_backoff(&self, _: &str, _: &str) -> Result<(), LedgerError> {
-        unimplemented!()
-    }
-    async fn backoff(&self, _: &str, _: &str) -> Result<Option<Backoff>, LedgerError> {
-        unimplemented!()
-    }
-    async fn due(&self, _: &str, _: DateTime<Utc>, _: usize) -> Result<Vec<String>, LedgerError> {
-        unimplemented!()
-    }
-}
-
-/// A lock that no test here takes.
-#[derive(Debug)]
-struct Untaken;
-
-#[async_trait]
-impl Lock for Untaken {
-    async fn acquire(&self, _: &LockKey, _: &Token, _: Duration) -> Result<Option<Fence>, LockError> {
-        unimplemented!()
-    }
-    async fn renew(&self, _: &LockKey, _: &Token, _: Duration) -> Result<bool, LockError> {
-        unimplemented!()
-    }
-    async fn raise(&self, _: &LockKey, _: &Token, _: u64) -> Result<Option<Fence>, LockError> {
-        unimplemented!()
-    }
-    async fn release(&self, _: &LockKey, _: &Token) -> Result<bool, LockError> {
-        unimplemented!()
-    }
-    async fn unlock(&self, _: &LockKey) -> Result<bool, LockError> {
-        unimplemented!()
-    }
-    async fn held_for(&self, _: &LockKey) -> Result<Option<Duration>, LockError> {
-        unimplemented!()
-    }
-    fn again(&self) -> Arc<dyn Lock> {
-        Arc::new(Self)
-    }
-}
-
 /// A janitor that knows no job.
 struct World {
     server: RedisServer,
     queue: Arc<dyn Queue>,
-    ledger: Arc<Reports>,
+    ledger: Arc<MemoryLedger>,
     janitor: Janitor,
 }
 
@@ -126,19 +52,24 @@ impl World {
             drain: Duration::from_secs(5),
             host: "h1".to_owned(),
         };
-        let jobs = BTreeMap::new();
         let config = Config {
             path: None,
             data_dir: PathBuf::from("."),
             redis: None,
             worker,
             metrics: None,
-            blobs: std::collections::BTreeMap::new(),
-            jobs,
+            blobs: BTreeMap::new(),
+            jobs: BTreeMap::new(),
             warnings: Vec::new(),
         };
-        let ledger = Arc::new(Reports::default());
-        let janitor = Janitor::over(config, queue.clone(), Arc::new(Untaken), ledger.clone(), Arc::new(SystemClock));
+        let ledger = Arc::new(MemoryLedger::default());
+        let janitor = Janitor::over(
+            config,
+            queue.clone(),
+            Arc::new(MemoryLock::default()),
+            ledger.clone(),
+            Arc::new(SystemClock),
+        );
         Self { server, queue, ledger, janitor }
     }
 
@@ -192,7 +123,7 @@ async fn gives_a_job_that_it_does_not_know_back_until_it_is_dead() {
     let reports = world.reports("unheard-of").await;
     assert_eq!(reports.len(), 1);
     assert_eq!((reports[0].outcome, reports[0].attempt, reports[0].host.as_str()), (Outcome::Failed, 2, "h1"));
-    assert_eq!(world.ledger.0.lock().unwrap().len(), 0, "the settling recorded it");
+    assert_eq!(world.ledger.reports("unheard-of", 10).await.unwrap(), [], "the settling recorded it");
     stop.cancel();
     worker.await.unwrap().unwrap();
 }
@@ -262,13 +193,13 @@ async fn records_reports_itself_on_a_foreign_backend() {
     let worker = WorkerBuilder::new(&context).backend(storage).data(world.janitor.clone()).build(handle);
     let running = tokio::spawn(worker.run());
     let deadline = Instant::now() + COMES_MAX;
-    while world.ledger.0.lock().unwrap().is_empty() {
+    while world.ledger.reports("unheard-of", 1).await.unwrap().is_empty() {
         assert!(Instant::now() < deadline, "no report came");
         sleep(Duration::from_millis(20)).await;
     }
     context.stop().unwrap();
     timeout(COMES_MAX, running).await.unwrap().unwrap().unwrap();
-    let reports = world.ledger.0.lock().unwrap().clone();
+    let reports = world.ledger.reports("unheard-of", 10).await.unwrap();
     assert_eq!((reports.len(), reports[0].outcome, reports[0].attempt), (1, Outcome::Failed, 1));
     assert_eq!((reports[0].mode, reports[0].job.as_str()), (Mode::DryRun, "unheard-of"));
 }

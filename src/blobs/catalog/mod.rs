@@ -1,9 +1,30 @@
 //! Who refers to which blob.
 
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod dialect;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod look;
+pub mod memory;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod open;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod put;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod rows;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod sql;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod sweep;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod tasks;
+
 use std::{collections::HashSet, fmt::Debug};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use sql::SqlCatalog;
 
 use super::{Blob, BlobError, BlobId, Digest, OpenTask, Ref, Released, Tag, Totals};
 
@@ -125,8 +146,8 @@ pub trait Catalog: Send + Sync + Debug {
     /// then pending, then live ones, each by age. Never writes; its cost does not grow with the catalog.
     async fn due(&self, cutoffs: Cutoffs, after: Option<&Blob>, limit: usize) -> Result<Vec<Blob>, BlobError>;
 
-    /// How many blobs a sweep with these cutoffs may take, and their bytes.
-    async fn count_due(&self, cutoffs: Cutoffs) -> Result<(u64, u64), BlobError>;
+    /// How many blobs a sweep with these cutoffs may take; nothing refers to any of them.
+    async fn count_due(&self, cutoffs: Cutoffs) -> Result<Totals, BlobError>;
 
     /// Step 6: claims those of `blobs` that the cutoffs still allow and nothing refers to; answers these. They are to be
     /// tried again at once by whoever comes, so that a crash leaves nothing.

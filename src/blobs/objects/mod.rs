@@ -1,5 +1,9 @@
 //! The bytes of blobs, by key.
 
+pub mod folder;
+#[cfg(feature = "s3")]
+pub mod s3;
+
 use std::fmt::Debug;
 
 use async_trait::async_trait;

@@ -3,6 +3,7 @@
 #![allow(clippy::single_range_in_vec_init, reason = "a plan is a list of pages, and may be of one")]
 
 use std::{
+    borrow::Cow,
     collections::{BTreeSet, VecDeque},
     sync::{Arc, Mutex},
 };
@@ -52,11 +53,11 @@ impl Job for Fake {
 
     const UNIT: &'static str = "runs";
 
-    fn id(item: &String) -> &str {
-        item
+    fn id(item: &String) -> Cow<'_, str> {
+        Cow::Borrowed(item)
     }
 
-    async fn prepare(&mut self, _leave: Leave<'_>) -> Result<(), JobError> {
+    async fn prepare(&mut self, _leave: Leave<'_>, _: &mut Tally) -> Result<(), JobError> {
         Ok(())
     }
 

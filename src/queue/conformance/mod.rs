@@ -19,7 +19,7 @@ pub use delivery::*;
 pub use request::*;
 
 use super::{Claim, Delivery, Enqueued, Queue, QueueOptions, Request};
-use crate::report::{Counts, Mode, Outcome, Report};
+use crate::report::{Mode, Outcome, Report};
 
 /// How long a case waits for what must come.
 const COMES_MAX: Duration = Duration::from_secs(10);
@@ -114,26 +114,10 @@ fn now() -> DateTime<Utc> {
 pub fn report(id: &str, job: &str, outcome: Outcome) -> Report {
     Report {
         id: id.to_owned(),
-        version: "0.0.0".to_owned(),
-        attempt: 1,
-        request: None,
-        job: job.to_owned(),
-        kind: "retention".to_owned(),
-        mode: Mode::Apply,
-        outcome,
-        reason: None,
-        tick: None,
         host: "test".to_owned(),
         fence: Some(7),
-        started_at: now(),
         seconds: 0.5,
-        cutoff: None,
-        planned: Counts::default(),
-        deleted: Counts::default(),
-        kept: Counts::default(),
-        bytes_freed: 0,
-        batches: 0,
-        failures: Vec::new(),
+        ..Report::new(job, "retention", Mode::Apply, outcome, now())
     }
 }
 

@@ -126,6 +126,7 @@ macro_rules! run_store_conformance {
             shows_every_run_that_was_made_before_a_bound
             counts_what_no_page_shows
             shows_every_child_once
+            finds_runs_by_their_ids
             writes_nothing_while_it_reads
             keeps_a_signal_that_is_still_to_be_read
             takes_a_signal_that_nobody_waits_for

@@ -103,6 +103,23 @@ fn subject_children(parent: &str, odd: &[String]) -> Vec<String> {
     (0..at % 4).map(|nth| format!("child {nth} of {parent}")).chain(timeless).collect()
 }
 
+/// Each run that is there is found, whatever its status and its times; others are not made up.
+pub async fn finds_runs_by_their_ids(subject: &dyn Subject) {
+    let odd = odd_ids();
+    let timeless = Run { created_at: None, updated_at: None, ..expired("timeless") };
+    put_all(subject, odd.iter().map(|id| running(expired(id.as_str()))).chain([timeless])).await;
+    let store = subject.store();
+    let asked: Vec<String> =
+        odd.iter().map(String::as_str).chain(["timeless", "nobody", "timeless"]).map(str::to_owned).collect();
+    let mut found = store.find(&asked).await.unwrap();
+    found.sort_unstable_by(|one, other| one.id.cmp(&other.id));
+    let mut expected: Vec<&str> = odd.iter().map(String::as_str).chain(["timeless"]).collect();
+    expected.sort_unstable();
+    assert_eq!(ids(&found), expected);
+    assert!(found.iter().all(|run| run.status == if run.id == "timeless" { "completed" } else { "running" }));
+    assert_eq!(store.find(&[]).await.unwrap(), []);
+}
+
 /// Pages, counts, checks and dry runs change nothing.
 pub async fn writes_nothing_while_it_reads(subject: &dyn Subject) {
     put_all(subject, [expired("one"), below("one", expired("two"))]).await;
@@ -113,6 +130,7 @@ pub async fn writes_nothing_while_it_reads(subject: &dyn Subject) {
     let (before, store) = (subject.things().await, subject.store());
     store.page(now(), None, 10).await.unwrap();
     store.children(&["one".to_owned()], None, 10).await.unwrap();
+    store.find(&["one".to_owned()]).await.unwrap();
     store.unpaged(10).await.unwrap();
     store.now().await.unwrap();
     store.check().await.unwrap();

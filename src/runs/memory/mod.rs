@@ -258,6 +258,12 @@ impl RunStore for MemoryStore {
         Ok(page_of(runs, by_parent, limit))
     }
 
+    async fn find(&self, ids: &[String]) -> Result<Vec<Seen>, StoreError> {
+        let state = self.state();
+        let ids: HashSet<&String> = ids.iter().collect();
+        Ok(state.runs.values().filter(|run| ids.contains(&run.id)).map(seen).collect())
+    }
+
     async fn raise(&self, job: &str, fence: Fence) -> Result<(), StoreError> {
         let mut state = self.state();
         let highest = state.fences.entry(job.to_owned()).or_default();

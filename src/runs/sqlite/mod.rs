@@ -291,6 +291,10 @@ impl RunStore for SqliteStore {
         self.read_children(parents, after, limit).await
     }
 
+    async fn find(&self, ids: &[String]) -> Result<Vec<Seen>, StoreError> {
+        self.read_runs(ids).await
+    }
+
     async fn raise(&self, job: &str, fence: Fence) -> Result<(), StoreError> {
         self.raise_fence(job, fence).await
     }

@@ -63,6 +63,19 @@ impl SqliteStore {
         Ok(u64::try_from(count).unwrap_or(0))
     }
 
+    /// Looks runs up by id, which is the primary key.
+    pub(super) async fn read_runs(&self, ids: &[String]) -> Result<Vec<Seen>, StoreError> {
+        let table = self.layout.runs;
+        let text = format!("SELECT {COLUMNS} FROM {table} AS r WHERE r.run_id IN (SELECT value FROM json_each(?))");
+        let mut connection = self.connection().await;
+        let rows = sqlx::query(statement(text))
+            .bind(json(ids.iter().map(String::as_str)))
+            .fetch_all(&mut *connection)
+            .await
+            .map_err(|error| self.error(&error))?;
+        Ok(rows.iter().map(seen).collect())
+    }
+
     /// Pages by (parent, the row's number), which is the parent index.
     pub(super) async fn read_children(
         &self,

@@ -50,6 +50,10 @@ impl RunStore for SmallPages {
         self.0.children(parents, after, limit.min(self.1)).await
     }
 
+    async fn find(&self, ids: &[String]) -> Result<Vec<Seen>, StoreError> {
+        self.0.find(ids).await
+    }
+
     async fn raise(&self, job: &str, fence: Fence) -> Result<(), StoreError> {
         self.0.raise(job, fence).await
     }

@@ -1,0 +1,439 @@
+//! A catalog in memory, for tests and the demo.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use async_trait::async_trait;
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+
+use super::{Begun, Catalog, Committed, Cutoffs, Filter};
+use crate::{
+    blobs::{Blob, BlobError, BlobId, Digest, OpenTask, Ref, Released, State, Tag, Totals},
+    clock::Clock,
+};
+
+/// The longest that a blob is put off.
+const PUT_OFF_MAX: TimeDelta = TimeDelta::days(1);
+
+/// Who refers to what, as long as this lives.
+///
+/// ```
+/// use std::sync::Arc;
+/// use apalis_janitor::{blobs::{Catalog, catalog::memory::MemoryCatalog}, clock::SystemClock};
+///
+/// let catalog = MemoryCatalog::new(Arc::new(SystemClock));
+/// assert_eq!(catalog.name(), "memory:");
+/// ```
+#[derive(Debug)]
+pub struct MemoryCatalog {
+    identity: String,
+    clock: Arc<dyn Clock>,
+    books: Mutex<Books>,
+}
+
+#[derive(Debug, Default)]
+struct Books {
+    blobs: BTreeMap<BlobId, Blob>,
+    refs: BTreeMap<RefKey, Ref>,
+    tasks: BTreeMap<String, Task>,
+    inventory_at: Option<DateTime<Utc>>,
+}
+
+/// Task, attempt, name and blob: the order of a list.
+type RefKey = (String, u32, String, BlobId);
+
+#[derive(Debug)]
+struct Task {
+    run: Option<String>,
+    attempt: u32,
+    /// Up to which attempt all are over.
+    closed: u32,
+    seen_at: DateTime<Utc>,
+}
+
+impl MemoryCatalog {
+    /// An empty catalog with an identity of its own.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { identity: BlobId::new().to_string(), clock, books: Mutex::default() }
+    }
+
+    fn open(&self) -> (MutexGuard<'_, Books>, DateTime<Utc>) {
+        let books = self.books.lock().expect("nothing panics while it holds the books");
+        let now = self.clock.now().trunc_subsecs(3);
+        (books, now)
+    }
+}
+
+impl Books {
+    /// Whether the attempt may put and finalize.
+    fn check_open(&self, task: &str, attempt: u32) -> Result<(), BlobError> {
+        match self.tasks.get(task) {
+            Some(known) if attempt <= known.closed => {
+                Err(BlobError::Closed { task: task.to_owned(), attempt, closed: known.closed })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn see(&mut self, id: &str, run: Option<&String>, attempt: u32, now: DateTime<Utc>) -> &mut Task {
+        let task = self.tasks.entry(id.to_owned());
+        let task = task.or_insert_with(|| Task { run: None, attempt, closed: 0, seen_at: now });
+        task.seen_at = now;
+        task.attempt = task.attempt.max(attempt);
+        if let Some(run) = run {
+            task.run = Some(run.clone());
+        }
+        task
+    }
+
+    fn live_of(&self, digest: Digest) -> Option<BlobId> {
+        self.blobs.values().find(|blob| blob.digest == digest && blob.state == State::Live).map(|blob| blob.id)
+    }
+
+    fn refer(&mut self, id: BlobId, tag: &Tag, now: DateTime<Utc>) {
+        let blob = self.blobs.get_mut(&id).expect("a blob that was just found");
+        blob.zero_since = None;
+        let key = (tag.task.clone(), tag.attempt, tag.name.clone(), id);
+        let new =
+            Ref { blob: id, digest: blob.digest, size: blob.size, tag: tag.clone(), created_at: now, is_final: false };
+        self.refs.entry(key).or_insert(new);
+    }
+
+    fn claim(&mut self, id: BlobId) {
+        let blob = self.blobs.get_mut(&id).expect("a blob that was just found");
+        (blob.state, blob.next_at) = (State::Deleting, None);
+    }
+
+    fn is_pending(&self, id: BlobId) -> bool {
+        self.blobs.get(&id).is_some_and(|blob| blob.state == State::Pending)
+    }
+
+    fn has_refs(&self, id: BlobId) -> bool {
+        self.refs.keys().any(|(_, _, _, blob)| *blob == id)
+    }
+
+    fn drop_refs(&mut self, goes: impl Fn(&Ref) -> bool, now: DateTime<Utc>) -> Released {
+        let (gone, stay) =
+            std::mem::take(&mut self.refs).into_iter().partition::<BTreeMap<_, _>, _>(|(_, it)| goes(it));
+        self.refs = stay;
+        let blobs = gone.values().map(|it| it.blob).collect::<HashSet<_>>();
+        let mut released = Released { refs: gone.len() as u64, blobs: 0 };
+        for id in blobs.into_iter().filter(|id| !self.has_refs(*id)).collect::<Vec<_>>() {
+            if let Some(blob) = self.blobs.get_mut(&id).filter(|blob| blob.state == State::Live) {
+                blob.zero_since = Some(now);
+                released.blobs += 1;
+            }
+        }
+        released
+    }
+
+    fn close(&mut self, id: &str, attempt: u32, now: DateTime<Utc>) -> Released {
+        let new = || Task { run: None, attempt, closed: 0, seen_at: now };
+        let task = self.tasks.entry(id.to_owned()).or_insert_with(new);
+        task.closed = task.closed.max(attempt);
+        self.drop_refs(|it| it.tag.task == id && it.tag.attempt <= attempt && !it.is_final, now)
+    }
+
+    fn open_task(&self, id: &str) -> Option<OpenTask> {
+        let task = self.tasks.get(id)?;
+        let is_open = self.refs.values().any(|it| it.tag.task == id && !it.is_final);
+        let open = OpenTask { id: id.to_owned(), run: task.run.clone(), attempt: task.attempt, seen_at: task.seen_at };
+        is_open.then_some(open)
+    }
+
+    fn is_due(&self, blob: &Blob, cutoffs: Cutoffs) -> bool {
+        match blob.state {
+            State::Deleting => blob.next_at.is_none_or(|at| at <= cutoffs.retry),
+            State::Pending => blob.touched_at < cutoffs.pending,
+            State::Live => blob.zero_since.is_some_and(|at| at < cutoffs.unreferenced) && !self.has_refs(blob.id),
+        }
+    }
+
+    fn due(&self, cutoffs: Cutoffs) -> Vec<Blob> {
+        let mut due = self.blobs.values().filter(|blob| self.is_due(blob, cutoffs)).cloned().collect::<Vec<_>>();
+        due.sort_by_key(turn);
+        due
+    }
+}
+
+/// In which order blobs are due.
+fn turn(blob: &Blob) -> (u8, Option<DateTime<Utc>>, BlobId) {
+    match blob.state {
+        State::Deleting => (0, blob.next_at, blob.id),
+        State::Pending => (1, Some(blob.touched_at), blob.id),
+        State::Live => (2, blob.zero_since, blob.id),
+    }
+}
+
+#[async_trait]
+impl Catalog for MemoryCatalog {
+    fn name(&self) -> &'static str {
+        "memory:"
+    }
+
+    fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    async fn now(&self) -> Result<DateTime<Utc>, BlobError> {
+        Ok(self.open().1)
+    }
+
+    async fn begin(&self, digest: Digest, size: u64, tag: &Tag) -> Result<Begun, BlobError> {
+        let (mut books, now) = self.open();
+        books.check_open(&tag.task, tag.attempt)?;
+        books.see(&tag.task, tag.run.as_ref(), tag.attempt, now);
+        if let Some(id) = books.live_of(digest) {
+            books.refer(id, tag, now);
+            return Ok(Begun::Shared(id));
+        }
+        let id = BlobId::new();
+        let new = Blob {
+            id,
+            digest,
+            size,
+            state: State::Pending,
+            created_at: now,
+            touched_at: now,
+            zero_since: None,
+            attempts: 0,
+            next_at: None,
+            error: None,
+        };
+        books.blobs.insert(id, new);
+        Ok(Begun::Upload(id))
+    }
+
+    async fn touch_pending(&self, id: BlobId, tag: &Tag) -> Result<bool, BlobError> {
+        let (mut books, now) = self.open();
+        if !books.is_pending(id) {
+            return Ok(false);
+        }
+        if let Some(blob) = books.blobs.get_mut(&id) {
+            blob.touched_at = now;
+        }
+        if let Some(task) = books.tasks.get_mut(&tag.task) {
+            task.seen_at = now;
+        }
+        Ok(true)
+    }
+
+    async fn commit(&self, id: BlobId, digest: Digest, tag: &Tag) -> Result<Committed, BlobError> {
+        let (mut books, now) = self.open();
+        if !books.is_pending(id) {
+            return Ok(Committed::Fenced);
+        }
+        if let Err(closed) = books.check_open(&tag.task, tag.attempt) {
+            books.claim(id);
+            return Err(closed);
+        }
+        books.see(&tag.task, tag.run.as_ref(), tag.attempt, now);
+        if let Some(other) = books.live_of(digest) {
+            books.claim(id);
+            books.refer(other, tag, now);
+            return Ok(Committed::Shared(other));
+        }
+        if let Some(blob) = books.blobs.get_mut(&id) {
+            blob.state = State::Live;
+        }
+        books.refer(id, tag, now);
+        Ok(Committed::Live)
+    }
+
+    async fn give_up(&self, id: BlobId) -> Result<(), BlobError> {
+        let (mut books, _) = self.open();
+        if books.is_pending(id) {
+            books.claim(id);
+        }
+        Ok(())
+    }
+
+    async fn finalize(&self, task: &str, attempt: u32) -> Result<u64, BlobError> {
+        let (mut books, now) = self.open();
+        books.check_open(task, attempt)?;
+        let mut put = books.refs.values_mut().filter(|it| it.tag.task == task && it.tag.attempt == attempt).peekable();
+        if put.peek().is_none() {
+            let what = format!("in attempt {attempt}");
+            return Err(BlobError::NoRef { task: task.to_owned(), what });
+        }
+        let count = put.filter(|it| !it.is_final).map(|it| it.is_final = true).count();
+        books.close(task, attempt - 1, now);
+        books.see(task, None, attempt, now);
+        Ok(count as u64)
+    }
+
+    async fn release(&self, task: &str, attempt: u32) -> Result<Released, BlobError> {
+        let (mut books, now) = self.open();
+        Ok(books.close(task, attempt, now))
+    }
+
+    async fn release_seen(&self, task: &OpenTask) -> Result<Option<Released>, BlobError> {
+        let (mut books, now) = self.open();
+        let is_same =
+            books.open_task(&task.id).is_some_and(|now| (now.attempt, now.seen_at) == (task.attempt, task.seen_at));
+        Ok(is_same.then(|| books.close(&task.id, task.attempt, now)))
+    }
+
+    async fn touch(&self, task: &str) -> Result<bool, BlobError> {
+        let (mut books, now) = self.open();
+        Ok(books.tasks.get_mut(task).map(|task| task.seen_at = now).is_some())
+    }
+
+    async fn delete(&self, task: &str, digest: Digest) -> Result<Released, BlobError> {
+        let (mut books, now) = self.open();
+        match books.drop_refs(|it| it.tag.task == task && it.digest == digest, now) {
+            Released { refs: 0, .. } => {
+                Err(BlobError::NoRef { task: task.to_owned(), what: format!("with the digest {digest}") })
+            }
+            released => Ok(released),
+        }
+    }
+
+    async fn blobs(&self, digest: Digest) -> Result<Vec<Blob>, BlobError> {
+        let (books, _) = self.open();
+        let mut blobs = books.blobs.values().filter(|blob| blob.digest == digest).cloned().collect::<Vec<_>>();
+        blobs.sort_by_key(|blob| Reverse(blob.state == State::Live));
+        Ok(blobs)
+    }
+
+    async fn refs(&self, digest: Digest, limit: usize) -> Result<Vec<Ref>, BlobError> {
+        let (books, _) = self.open();
+        let mut refs = books.refs.values().filter(|it| it.digest == digest).cloned().collect::<Vec<_>>();
+        refs.sort_by_key(|it| it.created_at);
+        refs.truncate(limit);
+        Ok(refs)
+    }
+
+    async fn list(&self, filter: &Filter, after: Option<&Ref>, limit: usize) -> Result<Vec<Ref>, BlobError> {
+        let (books, _) = self.open();
+        let after = after.map(|it| (it.tag.task.clone(), it.tag.attempt, it.tag.name.clone(), it.blob));
+        let is_shown = |it: &Ref| {
+            filter.task.as_ref().is_none_or(|task| *task == it.tag.task)
+                && filter.run.as_ref().is_none_or(|run| it.tag.run.as_ref() == Some(run))
+        };
+        let refs =
+            books.refs.iter().filter(|(key, it)| after.as_ref().is_none_or(|after| *key > after) && is_shown(it));
+        Ok(refs.take(limit).map(|(_, it)| it.clone()).collect())
+    }
+
+    async fn open_task(&self, task: &str) -> Result<Option<OpenTask>, BlobError> {
+        Ok(self.open().0.open_task(task))
+    }
+
+    async fn open_tasks(&self, after: Option<&str>, limit: usize) -> Result<Vec<OpenTask>, BlobError> {
+        let (books, _) = self.open();
+        let ids = books.tasks.keys().filter(|id| after.is_none_or(|after| id.as_str() > after));
+        Ok(ids.filter_map(|id| books.open_task(id)).take(limit).collect())
+    }
+
+    async fn totals(&self) -> Result<Totals, BlobError> {
+        let (books, _) = self.open();
+        let all: Vec<Blob> = books.blobs.values().cloned().collect();
+        let is_referenced = |blob: &&Blob| blob.state == State::Live && books.has_refs(blob.id);
+        Ok(Totals { referenced: all.iter().filter(is_referenced).count() as u64, ..count(&all) })
+    }
+
+    async fn due(&self, cutoffs: Cutoffs, after: Option<&Blob>, limit: usize) -> Result<Vec<Blob>, BlobError> {
+        let due = self.open().0.due(cutoffs);
+        Ok(due.into_iter().filter(|blob| after.is_none_or(|after| turn(blob) > turn(after))).take(limit).collect())
+    }
+
+    async fn count_due(&self, cutoffs: Cutoffs) -> Result<Totals, BlobError> {
+        Ok(count(&self.open().0.due(cutoffs)))
+    }
+
+    async fn claim(&self, blobs: &[Blob], cutoffs: Cutoffs) -> Result<Vec<BlobId>, BlobError> {
+        let (mut books, _) = self.open();
+        let mut claimed = Vec::new();
+        for id in blobs.iter().map(|blob| blob.id) {
+            if books.blobs.get(&id).is_some_and(|blob| books.is_due(blob, cutoffs)) {
+                books.claim(id);
+                claimed.push(id);
+            }
+        }
+        Ok(claimed)
+    }
+
+    async fn forget(&self, ids: &[BlobId]) -> Result<u64, BlobError> {
+        let (mut books, _) = self.open();
+        let count = books.blobs.len();
+        let asked = ids.iter().collect::<HashSet<_>>();
+        books.blobs.retain(|id, blob| blob.state != State::Deleting || !asked.contains(id));
+        Ok((count - books.blobs.len()) as u64)
+    }
+
+    async fn put_off(&self, failed: &[(BlobId, String)]) -> Result<(), BlobError> {
+        let (mut books, now) = self.open();
+        for (id, error) in failed {
+            let Some(blob) = books.blobs.get_mut(id).filter(|blob| blob.state == State::Deleting) else { continue };
+            // 2^11 minutes are more than a day.
+            let pause = TimeDelta::minutes(1 << blob.attempts.min(11)).min(PUT_OFF_MAX);
+            blob.next_at = Some(now + pause);
+            blob.attempts += 1;
+            blob.error = Some(error.clone());
+        }
+        Ok(())
+    }
+
+    async fn known(&self, ids: &[BlobId]) -> Result<HashSet<BlobId>, BlobError> {
+        let (books, _) = self.open();
+        Ok(ids.iter().copied().filter(|id| books.blobs.contains_key(id)).collect())
+    }
+
+    async fn live(
+        &self,
+        shard: u8,
+        before: DateTime<Utc>,
+        after: Option<Digest>,
+        limit: usize,
+    ) -> Result<Vec<Blob>, BlobError> {
+        let (books, _) = self.open();
+        let is_asked = |blob: &&Blob| {
+            blob.state == State::Live
+                && blob.digest.shard() == shard
+                && blob.created_at < before
+                && after.is_none_or(|after| blob.digest > after)
+        };
+        let mut live = books.blobs.values().filter(is_asked).cloned().collect::<Vec<_>>();
+        live.sort_by_key(|blob| blob.digest);
+        live.truncate(limit);
+        Ok(live)
+    }
+
+    async fn mend(&self) -> Result<u64, BlobError> {
+        let (mut books, now) = self.open();
+        let lacks = |blob: &&Blob| blob.state == State::Live && blob.zero_since.is_none() && !books.has_refs(blob.id);
+        let ids = books.blobs.values().filter(lacks).map(|blob| blob.id).collect::<Vec<_>>();
+        for id in &ids {
+            if let Some(blob) = books.blobs.get_mut(id) {
+                blob.zero_since = Some(now);
+            }
+        }
+        Ok(ids.len() as u64)
+    }
+
+    async fn inventory_at(&self) -> Result<Option<DateTime<Utc>>, BlobError> {
+        Ok(self.open().0.inventory_at)
+    }
+
+    async fn set_inventory_at(&self, at: DateTime<Utc>) -> Result<(), BlobError> {
+        self.open().0.inventory_at = Some(at);
+        Ok(())
+    }
+}
+
+/// Counts blobs by their state; nothing refers to them.
+fn count(blobs: &[Blob]) -> Totals {
+    let of = |state| blobs.iter().filter(|blob| blob.state == state).count() as u64;
+    Totals {
+        pending: of(State::Pending),
+        live: of(State::Live),
+        referenced: 0,
+        deleting: of(State::Deleting),
+        bytes: blobs.iter().map(|blob| blob.size).sum(),
+    }
+}
