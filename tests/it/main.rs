@@ -8,6 +8,7 @@ mod blob_model;
 mod blob_objects;
 mod blob_store;
 mod cli;
+mod cli_blobs;
 mod cli_jobs;
 mod config;
 mod config_blobs;
