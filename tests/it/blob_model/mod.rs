@@ -129,7 +129,7 @@ impl State {
 }
 
 /// A step: whose, and which.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     /// A writer does what is next.
     Write(usize),
@@ -230,7 +230,7 @@ fn is_clean(model: &Blobs, state: &State) -> bool {
         return true;
     }
     let mut state = state.clone();
-    while let Some(step) = model.tidy(&state) {
+    while let Some(step) = steps::tidy(&state) {
         model.take(&mut state, step).expect("what tidies can be done");
     }
     let rows: BTreeSet<Id> = state.rows.keys().copied().collect();

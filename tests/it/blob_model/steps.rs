@@ -33,7 +33,7 @@ impl Blobs {
         }
         for (sweeper, sweep) in state.sweeps.iter().enumerate() {
             match sweep {
-                Sweep::Idle => steps.extend(self.claims(state).map(|id| Step::Claim(sweeper, id))),
+                Sweep::Idle => steps.extend(claims(state).map(|id| Step::Claim(sweeper, id))),
                 Sweep::Claimed(_) | Sweep::Deleted(_) => {
                     steps.push(Step::Sweep(sweeper));
                     if state.crashes > 0 {
@@ -53,28 +53,6 @@ impl Blobs {
             Inventory::Idle | Inventory::Read(_) => steps.extend(state.objects.iter().copied().map(Step::List)),
             Inventory::Listed(_) | Inventory::Condemned(_) => steps.push(Step::Inventory),
         }
-    }
-
-    /// What a sweep alone would do next, or the inventory once that finds nothing.
-    pub fn tidy(&self, state: &State) -> Option<Step> {
-        let open = state.tasks.iter().position(|task| task.at == At::Failed && task.holds.is_some());
-        let claim = || self.claims(state).next().map(|id| Step::Claim(0, id));
-        let list = || state.objects.iter().find(|key| !state.rows.contains_key(key)).copied().map(Step::List);
-        let busy = state.sweeps.iter().position(|sweep| *sweep != Sweep::Idle);
-        match (busy, &state.inventory) {
-            (Some(sweeper), _) => Some(Step::Sweep(sweeper)),
-            (None, Inventory::Idle) => open.map(Step::Release).or_else(claim).or_else(list),
-            (None, _) => Some(Step::Inventory),
-        }
-    }
-
-    /// What a sweep may claim.
-    fn claims<'a>(&'a self, state: &'a State) -> impl Iterator<Item = Id> + 'a {
-        let may = |(id, row): (&Id, &Row)| match row {
-            Row::Live => !state.is_referred_to(*id),
-            Row::Pending | Row::Deleting => true,
-        };
-        state.rows.iter().filter(move |(id, row)| may((id, row))).map(|(id, _)| *id)
     }
 
     /// Takes a step; `None` where it cannot be taken now.
@@ -124,7 +102,7 @@ impl Blobs {
     fn write(&self, state: &mut State, writer: usize) -> Option<At> {
         let closed = state.tasks[writer].closed;
         Some(match state.tasks[writer].at {
-            At::Begin if closed => At::Failed,
+            At::Begin | At::Finalize if closed => At::Failed,
             At::Begin => return self.begin(state, writer),
             At::Upload(id) => {
                 state.objects.insert(self.key(id));
@@ -136,7 +114,6 @@ impl Blobs {
                 At::Failed
             }
             At::Commit(id) => self.commit(state, writer, id),
-            At::Finalize if closed => At::Failed,
             At::Finalize => At::Done,
             ended @ (At::Done | At::Failed) => ended,
         })
@@ -222,4 +199,26 @@ fn take_stock(state: &mut State) {
         Inventory::Idle => Inventory::Read(state.rows.keys().copied().collect()),
         Inventory::Listed(_) | Inventory::Read(_) => Inventory::Idle,
     };
+}
+
+/// What a sweep alone would do next, or the inventory once that finds nothing.
+pub fn tidy(state: &State) -> Option<Step> {
+    let open = state.tasks.iter().position(|task| task.at == At::Failed && task.holds.is_some());
+    let claim = || claims(state).next().map(|id| Step::Claim(0, id));
+    let list = || state.objects.iter().find(|key| !state.rows.contains_key(key)).copied().map(Step::List);
+    let busy = state.sweeps.iter().position(|sweep| *sweep != Sweep::Idle);
+    match (busy, &state.inventory) {
+        (Some(sweeper), _) => Some(Step::Sweep(sweeper)),
+        (None, Inventory::Idle) => open.map(Step::Release).or_else(claim).or_else(list),
+        (None, _) => Some(Step::Inventory),
+    }
+}
+
+/// What a sweep may claim.
+fn claims(state: &State) -> impl Iterator<Item = Id> {
+    let may = |id, row| match row {
+        Row::Live => !state.is_referred_to(id),
+        Row::Pending | Row::Deleting => true,
+    };
+    state.rows.iter().map(|(id, row)| (*id, *row)).filter(move |(id, row)| may(*id, *row)).map(|(id, _)| id)
 }
