@@ -68,6 +68,11 @@ impl Fail {
         Self { code: 3, text: text.into() }
     }
 
+    /// A guard said no: exit code 6.
+    pub fn refused(text: impl Into<String>) -> Self {
+        Self { code: 6, text: text.into() }
+    }
+
     /// Says why on stderr, and gives the exit code.
     pub fn print(&self) -> ExitCode {
         for (number, line) in self.text.lines().enumerate() {
@@ -116,18 +121,21 @@ impl App {
 
 /// The job of that name, or an error that names the nearest one.
 pub fn job<'a>(config: &'a Config, name: &str) -> Result<&'a JobConfig, Fail> {
-    config.jobs.get(name).ok_or_else(|| {
-        let nearest = config.jobs.keys().map(|job| (strsim::damerau_levenshtein(job, name), job)).min();
-        let hint = match nearest {
-            Some((distance, job)) if distance <= 3 || job.starts_with(name) => format!("; did you mean {job:?}?"),
-            Some(_) => {
-                let all: Vec<_> = config.jobs.keys().take(20).map(String::as_str).collect();
-                format!("; there are: {}", all.join(", "))
-            }
-            None => "; the configuration has no jobs".to_owned(),
-        };
-        Fail::usage(format!("no job named {name:?}{hint}"))
-    })
+    config.jobs.get(name).ok_or_else(|| unknown("job", name, config.jobs.keys()))
+}
+
+/// There is none of that name, and what there is.
+pub fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a String> + Clone) -> Fail {
+    let nearest = known.clone().map(|known| (strsim::damerau_levenshtein(known, name), known)).min();
+    let hint = match nearest {
+        Some((distance, near)) if distance <= 3 || near.starts_with(name) => format!("; did you mean {near:?}?"),
+        Some(_) => {
+            let all: Vec<_> = known.take(20).map(String::as_str).collect();
+            format!("; there are: {}", all.join(", "))
+        }
+        None => format!("; the configuration has no {what}s"),
+    };
+    Fail::usage(format!("no {what} named {name:?}{hint}"))
 }
 
 /// The jobs that `JOB` or `--all` means.

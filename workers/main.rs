@@ -5,6 +5,7 @@
 
 mod app;
 mod beat;
+mod blobs;
 mod check;
 mod completions;
 mod dead;
@@ -24,7 +25,7 @@ mod up;
 mod wire;
 mod worker;
 
-use std::{panic, process::ExitCode};
+use std::{panic, process::ExitCode, time::Duration};
 
 use app::{App, Fail, Global, Reply};
 use clap::{Parser, Subcommand};
@@ -34,6 +35,9 @@ const LONG_ABOUT: &str = "Retention and orphan sweeps for task-queue clusters.\n
     (more is left), 6 refused by a guard.";
 
 const EXAMPLE: &str = "Example:\n  janitor init && janitor check && janitor run old-runs --dry-run";
+
+/// How long what is still being read or written may take once a command is over.
+const ENDS_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Parser)]
 #[command(name = "janitor", version, about = "Retention and orphan sweeps for task-queue clusters", long_about = LONG_ABOUT)]
@@ -62,6 +66,7 @@ enum Command {
     Resume(pause::ResumeArgs),
     Unlock(unlock::Args),
     Dead(dead::Args),
+    Blobs(blobs::Args),
     Completions(completions::Args),
 }
 
@@ -72,7 +77,12 @@ fn main() -> ExitCode {
         log::start(&global, command.is_daemon());
         let app = App::new(global);
         let reply = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-            Ok(runtime) => runtime.block_on(command.run(&app)),
+            Ok(runtime) => {
+                let reply = runtime.block_on(command.run(&app));
+                // A read of stdin that nobody ends would keep the process for ever.
+                runtime.shutdown_timeout(ENDS_MAX);
+                reply
+            }
             Err(error) => Err(Fail::failed(format!("no runtime: {error}"))),
         };
         match reply {
@@ -105,6 +115,7 @@ impl Command {
             Self::Resume(args) => pause::resume(app, &args).await,
             Self::Unlock(args) => unlock::run(app, &args).await,
             Self::Dead(args) => dead::run(app, &args).await,
+            Self::Blobs(args) => blobs::run(app, args).await,
             Self::Demo(args) => demo::run(app, &args).await,
             Self::Completions(args) => completions::run(app, &args),
         }

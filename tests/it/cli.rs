@@ -5,8 +5,8 @@ use std::path::Path;
 use assert_cmd::Command;
 use tempfile::TempDir;
 
-/// Every subcommand, with those of `dead`.
-const COMMANDS: [&str; 19] = [
+/// Every subcommand, with those of `dead` and `blobs`.
+const COMMANDS: [&str; 30] = [
     "demo",
     "init",
     "check",
@@ -25,6 +25,17 @@ const COMMANDS: [&str; 19] = [
     "dead ls",
     "dead retry",
     "dead drop",
+    "blobs",
+    "blobs put",
+    "blobs get",
+    "blobs ls",
+    "blobs stat",
+    "blobs explain",
+    "blobs delete",
+    "blobs finalize",
+    "blobs release",
+    "blobs touch",
+    "blobs verify",
     "completions",
 ];
 

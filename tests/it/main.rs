@@ -4,9 +4,11 @@
 mod backend;
 mod beat;
 mod blob_catalog;
+mod blob_model;
 mod blob_objects;
 mod blob_store;
 mod cli;
+mod cli_blobs;
 mod cli_jobs;
 mod config;
 mod config_blobs;
