@@ -4,6 +4,7 @@
 mod backend;
 mod beat;
 mod blob_objects;
+mod blob_random;
 mod blob_store;
 mod cli;
 mod cli_jobs;
