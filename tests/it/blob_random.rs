@@ -260,7 +260,9 @@ impl World {
     }
 
     async fn delete(&self, claimed: &[Key], forgets: bool) {
-        self.store.objects().delete(claimed).await.into_iter().for_each(|deleted| deleted.unwrap());
+        for deleted in self.store.objects().delete(claimed).await {
+            deleted.unwrap();
+        }
         if forgets {
             let ids = claimed.iter().map(|key| key.id).collect::<Vec<BlobId>>();
             self.catalog().forget(&ids).await.unwrap();

@@ -24,7 +24,7 @@ use tempfile::TempDir;
 
 use crate::s3::Bucket;
 
-blob_store_conformance!(memory_and_folder, World::in_a_folder(memory()));
+blob_store_conformance!(memory_and_folder, async { World::in_a_folder(memory()) });
 blob_store_conformance!(memory_and_s3, World::in_s3(memory()));
 
 /// The parts of a store, which are opened anew each time.
@@ -39,7 +39,7 @@ fn memory() -> Arc<dyn Catalog> {
 }
 
 impl World {
-    async fn in_a_folder(catalog: Arc<dyn Catalog>) -> Self {
+    fn in_a_folder(catalog: Arc<dyn Catalog>) -> Self {
         Self { catalog, temp: tempfile::tempdir().unwrap(), bucket: None }
     }
 
