@@ -27,6 +27,7 @@ use crate::{
 /// The exit code says how it ended: 0 done or skipped, 1 failed, 4 busy, 5 limited, 6 refused. A signal ends it `limited`
 /// after the batch in hand.
 #[derive(clap::Args, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[command(after_help = "Example:\n  janitor run old-runs --dry-run --list\n  \
     janitor run old-runs --before 2026-01-01T00:00:00Z --json")]
 pub struct Args {
@@ -38,7 +39,7 @@ pub struct Args {
     /// Only what is older than this RFC 3339 instant too; a cutoff can become earlier, never later
     #[arg(long, value_name = "INSTANT", value_parser = instant)]
     before: Option<DateTime<Utc>>,
-    /// Let more go than max_share allows, this once (jobs of kind orphans)
+    /// Let more go than `max_share` allows, this once (jobs of kind orphans)
     #[arg(long)]
     allow_mass_delete: bool,
     /// Compare objects and catalog, though the time for it has not come (jobs of kind orphans)

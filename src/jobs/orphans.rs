@@ -139,7 +139,8 @@ impl Orphans {
         for task in self.failed.among(tasks, now).await? {
             match leave {
                 Leave::DryRun => {
-                    tally.planned.add("refs", self.failed.count_refs(self.store.catalog().as_ref(), &task).await?)
+                    let refs = self.failed.count_refs(self.store.catalog().as_ref(), &task).await?;
+                    tally.planned.add("refs", refs);
                 }
                 Leave::Apply(held) => {
                     held.fence()?;

@@ -20,7 +20,7 @@ use tempfile::TempDir;
 
 use crate::{redis::free_port, s3::Bucket};
 
-objects_conformance!(folder, in_a_folder());
+objects_conformance!(folder, async { in_a_folder() });
 objects_conformance!(s3, in_s3());
 
 struct InFolder {
@@ -33,7 +33,7 @@ impl InFolder {
     }
 }
 
-async fn in_a_folder() -> InFolder {
+fn in_a_folder() -> InFolder {
     InFolder { temp: tempfile::tempdir().unwrap() }
 }
 
@@ -99,7 +99,7 @@ fn hold(path: &Path, is_held: bool) {
 
 #[tokio::test]
 async fn a_folder_is_made_where_it_is_missing_and_a_file_is_refused() {
-    let world = in_a_folder().await;
+    let world = in_a_folder();
     let deep = world.root().join("a/b");
     Folder::open(&deep).await.unwrap();
     assert!(deep.is_dir());
@@ -114,7 +114,7 @@ async fn a_folder_is_made_where_it_is_missing_and_a_file_is_refused() {
 
 #[tokio::test]
 async fn a_foreign_folder_is_left_as_it_was() {
-    let world = in_a_folder().await;
+    let world = in_a_folder();
     plant(&world.root().join("photos/1.jpg"), b"x");
     let error = Folder::open(world.root()).await.unwrap_err().to_string();
     assert!(error.ends_with(r#"is no blob store: it has "photos" in it and no janitor-store"#), "{error}");
@@ -124,14 +124,14 @@ async fn a_foreign_folder_is_left_as_it_was() {
 
 #[tokio::test]
 async fn the_root_of_a_new_disk_will_do() {
-    let world = in_a_folder().await;
+    let world = in_a_folder();
     std::fs::create_dir_all(world.root().join("lost+found")).unwrap();
     assert_eq!(Folder::open(world.root()).await.unwrap().identity().await.unwrap(), None);
 }
 
 #[tokio::test]
 async fn a_folder_in_the_place_of_an_object_is_not_ours() {
-    let world = in_a_folder().await;
+    let world = in_a_folder();
     let objects = Folder::open(world.root()).await.unwrap();
     let path = format!("07/{}.01ARZ3NDEKTSV4RRFFQ69G5FAV", "07".repeat(32));
     std::fs::create_dir_all(world.root().join(&path)).unwrap();
@@ -141,7 +141,8 @@ async fn a_folder_in_the_place_of_an_object_is_not_ours() {
 
 /// The error with all of its causes.
 fn whole(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source()).map(|error| format!("{error}\n")).collect()
+    let texts = std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string);
+    texts.collect::<Vec<_>>().join("\n")
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod beat;
 mod blob_catalog;
 mod blob_model;
 mod blob_objects;
+mod blob_random;
 mod blob_store;
 mod cli;
 mod cli_blobs;

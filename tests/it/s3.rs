@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::{ChildStdin, Command, Stdio},
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
@@ -45,8 +45,8 @@ struct Server {
     folder: PathBuf,
     key_id: String,
     secret: String,
-    /// The server ends with it.
-    _keeper: ChildStdin,
+    /// It has the pipe whose end is the server's.
+    _keeper: Child,
 }
 
 /// A bucket of one test.
@@ -83,7 +83,7 @@ impl Server {
         let mut log = String::new();
         for _ in 0..PORTS_MAX {
             let folder = tempfile::tempdir().expect("a temporary folder").keep();
-            let (server, path) = Self::launch(folder);
+            let (server, path) = Self::launch(&folder);
             if server.answers().await {
                 return server;
             }
@@ -92,17 +92,16 @@ impl Server {
         panic!("{PROGRAM} did not start on {PORTS_MAX} ports; its log:\n{log}");
     }
 
-    fn launch(folder: PathBuf) -> (Self, PathBuf) {
+    fn launch(folder: &Path) -> (Self, PathBuf) {
         let (log, data) = (folder.join("log"), folder.join("data"));
         std::fs::create_dir(&data).expect("a new folder");
         let (port, secret) = (free_port(), BlobId::new().to_string());
         let mut command = Command::new("sh");
-        command.args(["-c", KEEPER, "sh"]).arg(&folder).arg(&log).arg(program());
+        command.args(["-c", KEEPER, "sh"]).arg(folder).arg(&log).arg(program());
         command.args(["--port", &format!("127.0.0.1:{port}"), "--keep-alive", "posix"]).arg(&data);
         // A secret belongs into the environment: whoever lists processes sees their arguments.
         command.env("ROOT_ACCESS_KEY_ID", "tests").env("ROOT_SECRET_ACCESS_KEY", &secret);
-        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("a shell");
-        let keeper = child.stdin.take().expect("it was asked for");
+        let keeper = command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("a shell");
         (Self { port, folder: data, key_id: "tests".to_owned(), secret, _keeper: keeper }, log)
     }
 

@@ -222,7 +222,9 @@ pub async fn deletes_what_is_there_and_what_is_not(subject: &impl Subject) {
     for _ in 0..2 {
         let deleted = objects.delete(&keys).await;
         assert_eq!(deleted.len(), keys.len());
-        deleted.into_iter().for_each(|deleted| deleted.unwrap());
+        for deleted in deleted {
+            deleted.unwrap();
+        }
         assert_eq!((objects.size(&goes).await.unwrap(), objects.size(&stays).await.unwrap()), (None, Some(5)));
     }
 }
@@ -250,7 +252,9 @@ pub async fn deletes_the_others_where_one_cannot_be_deleted(subject: &impl Subje
     for (at, key) in keys.iter().enumerate() {
         assert_eq!(objects.size(key).await.unwrap().is_some(), at == 2);
     }
-    objects.delete(&keys).await.into_iter().for_each(|deleted| deleted.unwrap());
+    for deleted in objects.delete(&keys).await {
+        deleted.unwrap();
+    }
     assert_eq!(objects.size(&keys[2]).await.unwrap(), None);
 }
 

@@ -104,7 +104,7 @@ async fn live(store: &BlobStore, digest: Digest) -> Blob {
     blobs.into_iter().find(|blob| blob.state == State::Live).unwrap()
 }
 
-async fn spooled(store: &BlobStore) -> usize {
+fn spooled(store: &BlobStore) -> usize {
     std::fs::read_dir(store.objects().spool()).unwrap().count()
 }
 
@@ -128,7 +128,9 @@ async fn claim(store: &BlobStore) -> Vec<Key> {
 }
 
 async fn delete(store: &BlobStore, keys: &[Key]) -> u64 {
-    store.objects().delete(keys).await.into_iter().for_each(|deleted| deleted.unwrap());
+    for deleted in store.objects().delete(keys).await {
+        deleted.unwrap();
+    }
     let ids = keys.iter().map(|key| key.id).collect::<Vec<_>>();
     store.catalog().forget(&ids).await.unwrap()
 }
@@ -150,7 +152,7 @@ pub async fn reads_back_what_was_put_of_any_size(subject: &impl Subject) {
         assert!(get(&store, digest(&bytes)).await == bytes, "{size} bytes came back as others");
         store.verify(&live(&store, digest(&bytes)).await).await.unwrap();
     }
-    assert_eq!(spooled(&store).await, 0);
+    assert_eq!(spooled(&store), 0);
 }
 
 /// See the name.
@@ -243,7 +245,7 @@ pub async fn fails_where_the_bytes_are_gone(subject: &impl Subject) {
 async fn holds_nothing(store: &BlobStore) {
     assert_eq!(store.catalog().totals().await.unwrap(), Totals::default());
     assert_eq!(store.list(&Filter::default(), None, 10).await.unwrap(), []);
-    assert_eq!((all(&**store.objects()).await, spooled(store).await), (BTreeSet::new(), 0));
+    assert_eq!((all(&**store.objects()).await, spooled(store)), (BTreeSet::new(), 0));
 }
 
 /// See the name.
@@ -265,7 +267,7 @@ pub async fn keeps_nothing_of_a_put_that_is_dropped(subject: &impl Subject) {
     {
         let tag = Tag::of("render");
         let mut put = pin!(store.put(receives, &tag));
-        while spooled(&store).await == 0 {
+        while spooled(&store) == 0 {
             let poll = put.as_mut().poll(&mut std::task::Context::from_waker(noop_waker_ref()));
             assert!(poll.is_pending(), "the content has no end");
             tokio::task::yield_now().await;
