@@ -79,7 +79,7 @@ async fn put(folder: &Path, size: u64) {
             std::hint::black_box(hash.finalize())
         });
         let path = folder.join("plain");
-        let (_, writing) = timed(|| {
+        let ((), writing) = timed(|| {
             let mut file = File::create(&path).unwrap();
             (0..size / MIB).for_each(|_| file.write_all(&block).unwrap());
             file.sync_all().unwrap();

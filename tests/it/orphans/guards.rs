@@ -44,11 +44,9 @@ async fn a_store_of_runs_that_does_not_answer_is_tried_again() {
     let mut world = World::new("runs = \"runs\"").await;
     world.put_as(&Tag { run: Some("r".to_owned()), ..Tag::of("t") }, "t").await;
     world.catalog.advance(100 * ABANDONED);
-    let text = format!(
-        "[blobs.a]\nobjects = \"file:blobs\"\ncatalog = \"sqlite:blobs.db\"\n[jobs.runs]\nkind = \"retention\"\nstore = \"sqlite:absent.db\"\n\
-         [jobs.sweep]\nkind = \"orphans\"\nblobs = \"a\"\nruns = \"runs\"\n"
-    );
-    let config = Config::parse(&text, &world.folder.path().join("janitor.toml")).unwrap();
+    let text = "[blobs.a]\nobjects = \"file:blobs\"\ncatalog = \"sqlite:blobs.db\"\n[jobs.runs]\nkind = \"retention\"\nstore = \"sqlite:absent.db\"\n\
+         [jobs.sweep]\nkind = \"orphans\"\nblobs = \"a\"\nruns = \"runs\"\n";
+    let config = Config::parse(text, &world.folder.path().join("janitor.toml")).unwrap();
     world.janitor = Janitor::connect(config).await.unwrap().with_blobs("a", world.store.clone());
     let failed = world.sweep().await;
     assert_eq!((failed.report.outcome, failed.next), (Outcome::Failed, Next::Retry));

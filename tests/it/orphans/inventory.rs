@@ -28,7 +28,7 @@ async fn an_object_without_a_row_goes_once_it_is_older_than_the_grace() {
     let world = World::new("").await;
     let kept = world.put("t", 1, "kept").await;
     world.store.finalize("t", 1).await.unwrap();
-    let (old, young) = (stray(&world, 3, GRACE + HOUR), stray(&world, 200, GRACE - HOUR));
+    let (old, young) = (stray(&world, 3, GRACE + HOUR), stray(&world, 200, GRACE.saturating_sub(HOUR)));
     let foreign = old.with_file_name("notes.txt");
     fs::write(&foreign, "mine").unwrap();
     age_by(&foreign, 100 * GRACE);
