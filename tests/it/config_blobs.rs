@@ -49,7 +49,6 @@ fn what_is_given_is_taken() {
 }
 
 #[test]
-#[cfg(feature = "s3")]
 fn an_s3_url_is_taken_apart() {
     let objects = |url: &str| {
         let text = format!("[blobs.a]\nobjects = \"{url}\"\ncatalog = \"sqlite:b.db\"");
@@ -126,8 +125,7 @@ fn each_url_has_its_rule() {
     ] {
         assert_eq!(errors(&format!("[blobs.a]\nobjects = \"{objects}\"\ncatalog = \"{catalog}\"")), [error]);
     }
-    #[cfg(feature = "s3")]
-    for (objects, error) in [
+        for (objects, error) in [
         ("s3://A/b", "names the bucket \"A\": must be 3 to 63 small letters, digits, `.` or `-`"),
         ("s3://abc/../b", "has a prefix with an empty part, `.` or `..`"),
         ("s3://abc?endpoint=h:1", "has an endpoint that must be http://host[:port] or https://"),
@@ -155,7 +153,6 @@ fn a_job_is_not_blamed_for_what_it_names() {
 }
 
 #[test]
-#[cfg(feature = "postgres")]
 fn a_catalogs_password_is_not_shown() {
     let text = "[blobs.a]\nobjects = \"file:blobs\"\ncatalog = \"postgresql://app:hunter2@db/app\"";
     let config = parse(text).unwrap();

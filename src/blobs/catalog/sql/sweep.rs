@@ -1,6 +1,6 @@
 //! Steps 6 and 7: what a sweep reads, claims and forgets.
 
-use sqlx::{AnyConnection, Error, Row};
+use sqlx::{AnyConnection, Error};
 
 use super::{
     Cutoffs, Fail, SqlCatalog,
@@ -158,6 +158,8 @@ impl SqlCatalog {
     /// How the database carries out what a sweep asks for each page, a line for each step.
     #[cfg(feature = "test-util")]
     pub async fn plans(&self) -> Result<Vec<String>, crate::blobs::BlobError> {
+        use sqlx::Row;
+
         let mut lines = Vec::new();
         for stage in Stage::ALL {
             let text = format!("{}{}", self.dialect.explain(), columns(stage.page()));
