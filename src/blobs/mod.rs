@@ -46,6 +46,9 @@ pub use store::BlobStore;
 /// A writer that was not heard of for this long has died, whatever the grace.
 pub const PENDING_TTL: Duration = Duration::from_mins(10);
 
+/// A task that holds nothing and was last seen this long ago is forgotten.
+pub const TASK_TTL: Duration = Duration::from_hours(24 * 30);
+
 /// What a task says of an artifact that it puts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tag {

@@ -125,7 +125,7 @@ fn each_url_has_its_rule() {
     ] {
         assert_eq!(errors(&format!("[blobs.a]\nobjects = \"{objects}\"\ncatalog = \"{catalog}\"")), [error]);
     }
-        for (objects, error) in [
+    for (objects, error) in [
         ("s3://A/b", "names the bucket \"A\": must be 3 to 63 small letters, digits, `.` or `-`"),
         ("s3://abc/../b", "has a prefix with an empty part, `.` or `..`"),
         ("s3://abc?endpoint=h:1", "has an endpoint that must be http://host[:port] or https://"),

@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{Arc, Mutex, MutexGuard},
 };
 
@@ -11,7 +11,7 @@ use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 
 use super::{Begun, Catalog, Committed, Cutoffs, Filter};
 use crate::{
-    blobs::{Blob, BlobError, BlobId, Digest, OpenTask, Ref, Released, State, Tag, Totals},
+    blobs::{Blob, BlobError, BlobId, Digest, OpenTask, Ref, Released, State, TASK_TTL, Tag, Totals},
     clock::Clock,
 };
 
@@ -413,6 +413,8 @@ impl Catalog for MemoryCatalog {
                 blob.zero_since = Some(now);
             }
         }
+        let holding: BTreeSet<String> = books.refs.keys().map(|(task, ..)| task.clone()).collect();
+        books.tasks.retain(|id, task| holding.contains(id) || task.seen_at >= now - TASK_TTL);
         Ok(ids.len() as u64)
     }
 

@@ -159,7 +159,8 @@ pub trait Catalog: Send + Sync + Debug {
     ) -> Result<Vec<Blob>, BlobError>;
 
     /// Sets `zero_since` of live blobs that nothing refers to and that lack it, which no step leaves behind; answers how
-    /// many. Reads the whole catalog.
+    /// many. Forgets tasks that hold nothing and were last seen [`TASK_TTL`](super::TASK_TTL) ago: an attempt of one that was
+    /// over no longer is. Reads the whole catalog.
     async fn mend(&self) -> Result<u64, BlobError>;
 
     /// When an inventory last came to its end.

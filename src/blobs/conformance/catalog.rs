@@ -82,6 +82,7 @@ macro_rules! blob_catalog_conformance {
             claims_again_what_a_crash_left
             forgets_claimed_blobs_only
             puts_off_longer_each_time
+            forgets_a_task_that_holds_nothing
             mends_nothing_where_nothing_is_amiss
             keeps_final_refs_live_in_any_order
         }

@@ -7,7 +7,7 @@
 use sqlx::{AnyConnection, Row};
 
 use super::{Fail, SqlCatalog, put::over, rows};
-use crate::blobs::{BlobError, Digest, OpenTask, Released};
+use crate::blobs::{BlobError, Digest, OpenTask, Released, TASK_TTL};
 
 const HOLD_TASK: &str = "SELECT closed FROM janitor_blob_task WHERE id = $1 {lock}";
 
@@ -59,6 +59,11 @@ AND NOT EXISTS (SELECT 1 FROM janitor_blob_ref AS r WHERE r.blob_id = janitor_bl
 const HOLD_ZERO: &str = "
 SELECT b.id FROM janitor_blob AS b WHERE b.state = 'live' AND b.zero_since IS NULL
 AND NOT EXISTS (SELECT 1 FROM janitor_blob_ref AS r WHERE r.blob_id = b.id) ORDER BY b.id {lock}";
+
+/// A put at the same moment sees the task first, and then this does not take it.
+const FORGET_TASKS: &str = "
+DELETE FROM janitor_blob_task WHERE seen_at < {now} - $1
+AND NOT EXISTS (SELECT 1 FROM janitor_blob_ref AS r WHERE r.task = janitor_blob_task.id)";
 
 impl SqlCatalog {
     pub(super) async fn finalize_in(
@@ -132,6 +137,8 @@ impl SqlCatalog {
     }
 
     pub(super) async fn mend_in(&self, connection: &mut AnyConnection) -> Result<u64, Fail> {
+        let ttl = i64::try_from(TASK_TTL.as_millis()).unwrap_or(i64::MAX);
+        sqlx::query(self.sql(FORGET_TASKS)).bind(ttl).execute(&mut *connection).await?;
         let lost: Vec<String> = sqlx::query_scalar(self.sql(HOLD_ZERO)).fetch_all(&mut *connection).await?;
         Ok(self.zero(connection, lost).await?.blobs)
     }

@@ -6,7 +6,7 @@ use super::{
     MINUTE, SIZE, Subject, all_due, at_once, blob, claim_all, cutoffs, digest, names, orphan, put, tag, upload,
 };
 use crate::blobs::{
-    BlobId, State, Totals,
+    BlobError, BlobId, State, TASK_TTL, Tag, Totals,
     catalog::{Begun, Cutoffs},
 };
 
@@ -196,6 +196,24 @@ pub async fn puts_off_longer_each_time(subject: Arc<dyn Subject>) {
     let untouched = blob(&*subject, digest(2), live).await;
     assert_eq!((untouched.attempts, untouched.next_at, untouched.error), (0, None, None));
     subject.put_off(&[]).await.expect("nothing to do");
+}
+
+/// A task is remembered as long as it holds something, and for a time after it was last seen.
+pub async fn forgets_a_task_that_holds_nothing(subject: Arc<dyn Subject>) {
+    put(&*subject, digest(1), &tag("holds", "x")).await;
+    put(&*subject, digest(2), &tag("failed", "x")).await;
+    for task in ["holds", "failed"] {
+        subject.release(task, 1).await.expect("released");
+    }
+    put(&*subject, digest(3), &Tag { attempt: 2, ..tag("holds", "x") }).await;
+    for (by, is_known) in [(TASK_TTL.saturating_sub(MINUTE), true), (2 * MINUTE, false)] {
+        subject.advance(by);
+        subject.mend().await.expect("mended");
+        for (task, is_over) in [("holds", true), ("failed", is_known)] {
+            let again = subject.begin(digest(1), SIZE, &tag(task, "y")).await;
+            assert_eq!(matches!(again, Err(BlobError::Closed { .. })), is_over, "{task}: {again:?}");
+        }
+    }
 }
 
 /// Where nothing is amiss there is nothing to mend: neither what is referred to nor what is due is touched.
