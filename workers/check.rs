@@ -100,9 +100,7 @@ async fn about_blobs(config: &BlobsConfig) -> Result<Findings, BlobError> {
         totals.bytes,
         totals.referenced
     ));
-    if totals.blobs() > 0 && store.objects().identity().await?.is_none() {
-        findings.warnings.push(format!("{} is empty, and its catalog is not", store.objects().name()));
-    }
+    store.guard().await?;
     Ok(findings)
 }
 

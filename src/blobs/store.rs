@@ -202,7 +202,27 @@ impl BlobStore {
         self.catalog.list(filter, after, limit).await
     }
 
+    /// Whether the objects may be written to and deleted from.
+    ///
+    /// # Errors
+    /// [`BlobError::Refused`] where the catalog has blobs among them and they are not marked, as where a volume is not
+    /// mounted. Reads the whole catalog then.
+    pub async fn guard(&self) -> Result<(), BlobError> {
+        if self.objects.identity().await?.is_some() {
+            return Ok(());
+        }
+        let totals = self.catalog.totals().await?;
+        match totals.live + totals.deleting {
+            0 => Ok(()),
+            blobs => Err(BlobError::Refused(format!(
+                "{} is empty, and its catalog has {blobs} blobs: is the volume mounted, is it the right bucket?",
+                self.objects.name()
+            ))),
+        }
+    }
+
     async fn mark(&self) -> Result<(), BlobError> {
+        self.guard().await?;
         let theirs = self.objects.mark(self.catalog.identity()).await?;
         self.compare(&theirs)
     }

@@ -97,6 +97,11 @@ impl Orphans {
         self.cutoffs.map(|cutoffs| cutoffs.unreferenced)
     }
 
+    /// The cutoff, or what it is narrowed to.
+    fn earliest(&self, cutoff: DateTime<Utc>) -> DateTime<Utc> {
+        self.narrow.before.map_or(cutoff, |before| before.min(cutoff))
+    }
+
     fn cutoffs(&self) -> Cutoffs {
         self.cutoffs.expect("an execution begins with `prepare`")
     }
@@ -119,24 +124,13 @@ impl Orphans {
         }
     }
 
-    /// The store is there, it is ours, and the catalog is its own.
-    async fn guard_store(&self, blobs: u64) -> Result<(), JobError> {
-        let objects = self.store.objects();
-        if blobs > 0 && objects.identity().await?.is_none() {
-            return Err(JobError::Refused(format!(
-                "{} is empty, and its catalog has {blobs} blobs: is the volume mounted, is it the right bucket?",
-                objects.name()
-            )));
-        }
-        Ok(())
-    }
-
     /// Releases what the failed ones among the next tasks hold; `false` after the last.
     async fn release(&mut self, after: Option<String>, leave: Leave<'_>, tally: &mut Tally) -> Result<bool, JobError> {
         let tasks = self.store.catalog().open_tasks(after.as_deref(), BATCH_MAX).await?;
         let now = self.store.catalog().now().await?;
         let Some(last) = tasks.last().map(|task| task.id.clone()) else { return Ok(false) };
-        for task in self.failed.among(tasks, now).await? {
+        let failed = self.failed.among(tasks, now).await?;
+        for task in failed.into_iter().filter(|task| self.narrow.before.is_none_or(|before| task.seen_at < before)) {
             match leave {
                 Leave::DryRun => {
                     let refs = self.failed.count_refs(self.store.catalog().as_ref(), &task).await?;
@@ -167,7 +161,8 @@ impl Orphans {
             return Ok(Rest::Over);
         }
         let blobs = catalog.totals().await?.blobs();
-        Ok(Rest::Inventory(Box::new(Inventory::new(now, now - self.config.grace.max(PENDING_TTL), blobs, self.fuse))))
+        let written_before = self.earliest(now - self.config.grace.max(PENDING_TTL));
+        Ok(Rest::Inventory(Box::new(Inventory::new(now, written_before, blobs, self.fuse))))
     }
 }
 
@@ -183,14 +178,13 @@ impl Job for Orphans {
     async fn prepare(&mut self, _: Leave<'_>, tally: &mut Tally) -> Result<(), JobError> {
         let catalog = self.store.catalog();
         let now = catalog.now().await?;
-        let earliest = |cutoff: DateTime<Utc>| self.narrow.before.map_or(cutoff, |before| before.min(cutoff));
         let cutoffs = Cutoffs {
-            unreferenced: earliest(now - self.config.grace),
-            pending: earliest(now - PENDING_TTL),
+            unreferenced: self.earliest(now - self.config.grace),
+            pending: self.earliest(now - PENDING_TTL),
             retry: now,
         };
         let totals = catalog.totals().await?;
-        self.guard_store(totals.live + totals.deleting).await?;
+        self.store.guard().await?;
         self.failed.guard(now).await?;
         let due = catalog.count_due(cutoffs).await?;
         self.fuse.check(due.blobs(), totals.blobs(), "blobs")?;

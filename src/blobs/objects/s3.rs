@@ -16,7 +16,7 @@ use futures::{
 };
 use object_store::{
     BackoffConfig, ClientOptions, Error, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig,
-    aws::{AmazonS3, AmazonS3Builder},
+    aws::{AmazonS3, AmazonS3Builder, Checksum},
     list::{PaginatedListOptions, PaginatedListStore},
     path::Path as Place,
 };
@@ -114,9 +114,16 @@ impl S3 {
             builder = builder.with_region(region);
         }
         let is_http = endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
+        // The server compares what arrives with a hash that is sent along.
         let client = |options: ClientOptions| {
             let options = options.with_connect_timeout(CONNECT_MAX).with_allow_http(is_http);
-            builder.clone().with_retry(retries()).with_client_options(options).build().map(Arc::new)
+            builder
+                .clone()
+                .with_checksum_algorithm(Checksum::SHA256)
+                .with_retry(retries())
+                .with_client_options(options)
+                .build()
+                .map(Arc::new)
         };
         let invalid = |error: Error| BlobError::Invalid(format!("{name}: {}", told(&error)));
         let quick = client(ClientOptions::new().with_timeout(ANSWER_MAX)).map_err(invalid)?;

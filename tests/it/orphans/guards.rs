@@ -65,6 +65,12 @@ async fn objects_that_are_not_there_are_not_taken_for_deleted() {
     assert_eq!(refused.outcome, Outcome::Refused);
     assert!(refused.reason.as_ref().unwrap().contains("is the volume mounted"), "{:?}", refused.reason);
     assert_eq!(world.store.catalog().totals().await.unwrap().live, 3);
+    // A writer that has not seen the mark either.
+    let objects = Arc::new(Folder::open(&blobs).await.unwrap());
+    let store = BlobStore::over(world.catalog.clone(), objects).await.unwrap();
+    let refused = store.put(&b"lost"[..], &Tag::of("t")).await.unwrap_err().to_string();
+    assert!(refused.contains("is the volume mounted"), "{refused}");
+    assert!(!blobs.join("janitor-store").exists());
 }
 
 #[tokio::test]

@@ -143,11 +143,14 @@ async fn a_writer_that_died_in_an_upload_leaves_nothing() {
 async fn a_cutoff_can_become_earlier() {
     let world = World::new("grace = \"0s\"").await;
     world.orphans(3).await;
+    world.put("silent", 1, "abandoned").await;
+    world.catalog.advance(ABANDONED + HOUR);
     let before = Utc::now() - chrono::TimeDelta::days(1);
     let narrow = Narrow { before: Some(before), ..Narrow::default() };
-    assert_eq!(world.execute(Mode::Apply, narrow).await.report.deleted.get("blobs"), 0);
+    let narrowed = world.execute(Mode::Apply, narrow).await.report;
+    assert_eq!((narrowed.deleted.get("blobs"), narrowed.deleted.get("refs")), (0, 0));
     let report = world.sweep().await.report;
-    assert_eq!(report.deleted.get("blobs"), 3);
+    assert_eq!((report.deleted.get("blobs"), report.deleted.get("refs")), (3, 1));
     assert!(report.cutoff.is_some());
 }
 
