@@ -1,5 +1,7 @@
 //! Objects in S3, or in a server that speaks like it.
 
+mod credentials;
+
 use std::{
     error::Error as _,
     os::unix::fs::FileExt,
@@ -76,7 +78,8 @@ pub struct S3 {
 }
 
 impl S3 {
-    /// The objects at an S3 URL; the credentials come from AWS's own variables. Nothing is asked of the server yet.
+    /// The objects at an S3 URL; the credentials come from AWS's own variables, or are those of the host's role. Nothing is
+    /// asked of the server yet.
     ///
     /// # Errors
     /// [`BlobError::Invalid`] where the URL or a variable is no good.
@@ -113,6 +116,7 @@ impl S3 {
         if let Some(region) = region {
             builder = builder.with_region(region);
         }
+        let builder = credentials::with(builder).map_err(|error| BlobError::Invalid(format!("{name}: {error}")))?;
         let is_http = endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
         let client = |options: ClientOptions| {
             let options = options.with_connect_timeout(CONNECT_MAX).with_allow_http(is_http);
