@@ -1,9 +1,9 @@
 //! Objects in S3, or in a server that speaks like it.
 
 mod credentials;
+mod errors;
 
 use std::{
-    error::Error as _,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -23,6 +23,7 @@ use object_store::{
     path::Path as Place,
 };
 
+use self::errors::{shown, told};
 use super::{Bytes, Found, Objects, Spooled};
 use crate::{
     blobs::{
@@ -122,7 +123,7 @@ impl S3 {
             let options = options.with_connect_timeout(CONNECT_MAX).with_allow_http(is_http);
             builder.clone().with_retry(retries()).with_client_options(options).build().map(Arc::new)
         };
-        let invalid = |error: Error| BlobError::Invalid(format!("{name}: {}", told(&error)));
+        let invalid = |error: Error| BlobError::Invalid(format!("{name}: {}", shown(&error)));
         let quick = client(ClientOptions::new().with_timeout(ANSWER_MAX)).map_err(invalid)?;
         let silent = ClientOptions::new().with_timeout_disabled().with_read_timeout(SILENCE_MAX);
         let bulk = client(silent).map_err(invalid)?;
@@ -132,7 +133,7 @@ impl S3 {
     }
 
     fn failed(&self, what: &'static str, error: &Error) -> BlobError {
-        BlobError::unavailable(&self.name, what, told(error))
+        BlobError::unavailable(&self.name, what, shown(error))
     }
 
     fn place(&self, path: &str) -> Place {
@@ -305,7 +306,7 @@ impl Objects for S3 {
         let Some(found) = found.map_err(|error| self.failed("read", &error))? else { return Ok(None) };
         let name = self.name.clone();
         let pieces = found.into_stream();
-        Ok(Some(pieces.map_err(move |error| BlobError::unavailable(&name, "read", told(&error))).boxed()))
+        Ok(Some(pieces.map_err(move |error| BlobError::unavailable(&name, "read", shown(&error))).boxed()))
     }
 
     async fn size(&self, key: &Key) -> Result<Option<u64>, BlobError> {
@@ -374,18 +375,4 @@ fn unless_absent<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
 fn is_absent(error: &Error) -> bool {
     let text = told(error);
     matches!(error, Error::NotFound { .. }) && (!text.contains("<Code>") || text.contains("<Code>NoSuchKey</Code>"))
-}
-
-/// The error with its causes, each said once: some of the client's errors repeat their cause and some hide it.
-fn told(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -8,7 +8,7 @@ use object_store::{
     aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, AwsCredentialProvider},
 };
 
-use super::told;
+use super::errors::shown;
 
 /// After this long a host is taken to have no role, and how often it is asked for it again.
 const ROLE_MAX: Duration = Duration::from_secs(3);
@@ -40,7 +40,7 @@ pub(super) fn with(builder: AmazonS3Builder) -> Result<AmazonS3Builder, String> 
         return Ok(builder);
     }
     let retries = RetryConfig { max_retries: ROLE_RETRIES_MAX, retry_timeout: ROLE_MAX, ..RetryConfig::default() };
-    let host = builder.clone().with_retry(retries).build().map_err(|error| told(&error))?;
+    let host = builder.clone().with_retry(retries).build().map_err(|error| shown(&error))?;
     Ok(builder.with_credentials(Arc::new(OfTheHost(Arc::clone(host.credentials())))))
 }
 
@@ -55,7 +55,7 @@ impl CredentialProvider for OfTheHost {
     async fn get_credential(&self) -> Result<Arc<AwsCredential>, Error> {
         self.0.get_credential().await.map_err(|error| {
             let unset = "no credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not set";
-            let source = format!("{unset}, and this host gives no role: {}", told(&error)).into();
+            let source = format!("{unset}, and this host has no role to give: {}", shown(&error)).into();
             Error::Generic { store: "S3", source }
         })
     }
