@@ -25,17 +25,17 @@ struct Made {
 pub(super) async fn show(app: &App, janitor: &Janitor) -> Result<Vec<Report>, Fail> {
     let config = janitor.config().blobs.values().next().ok_or_else(|| Fail::failed("the demo has no blob store"))?;
     let store = BlobStore::open(config).await.map_err(|error| Fail::of(&error))?;
-    tell(app, "$ janitor blobs put, finalize, release    # three tasks, and what they made")?;
+    tell(app, "$ janitor blobs put …                 # three tasks, and what they made")?;
     let made = tasks(app, &store).await?;
     sleep(GRACE).await;
-    tell(app, "$ janitor run orphans --dry-run           # the grace is over: what would go")?;
+    tell(app, "$ janitor run orphans --dry-run       # two seconds later: what would go")?;
     let planned = execute(app, janitor, "orphans", Mode::DryRun).await?;
     tell(app, "$ janitor run orphans")?;
     let swept = execute(app, janitor, "orphans", Mode::Apply).await?;
     for made in made {
         tell(app, &format!("{} {}", made.name, fate(&store, made.digest).await.map_err(|error| Fail::of(&error))?))?;
     }
-    tell(app, "\n$ janitor run orphans --dry-run           # the next sweep after a grace takes the last one")?;
+    tell(app, "\n$ janitor run orphans --dry-run       # nothing is left to do until the next grace is over")?;
     Ok(vec![planned, swept, execute(app, janitor, "orphans", Mode::DryRun).await?])
 }
 
