@@ -1,11 +1,6 @@
 //! What the command line shows of a catalog that the library has filled.
 
-use std::{
-    fs::OpenOptions,
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-    sync::Arc,
-};
+use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc};
 
 use apalis_janitor::{
     blobs::{

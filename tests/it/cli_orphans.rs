@@ -97,7 +97,8 @@ fn what_is_for_another_kind_exits_2_and_says_for_which() {
     for flag in ["--allow-mass-delete", "--inventory"] {
         let (code, stdout, stderr) = cli.run(&format!("run old-runs {flag}"));
         assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
-        let says = format!("error: {flag} is for jobs of kind \"orphans\", and \"old-runs\" is of kind \"retention\"\n");
+        let says =
+            format!("error: {flag} is for jobs of kind \"orphans\", and \"old-runs\" is of kind \"retention\"\n");
         assert_eq!(stderr, says);
         assert_eq!(cli.run(&format!("run orphans {flag}")).0, 0);
     }

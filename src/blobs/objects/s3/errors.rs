@@ -45,7 +45,8 @@ mod tests {
     #[test]
     fn a_servers_document_becomes_its_code_and_message() {
         let of = |text: &str| shown(&Error::Generic { store: "S3", source: text.into() });
-        let document = "<Error><Code>NoSuchBucket</Code><Message>It does not exist.</Message><HostId>x</HostId></Error>";
+        let document =
+            "<Error><Code>NoSuchBucket</Code><Message>It does not exist.</Message><HostId>x</HostId></Error>";
         assert_eq!(of(&format!("404 Not Found: {document}")), "NoSuchBucket: It does not exist");
         assert_eq!(of("<Error><Code>SlowDown</Code><Message></Message></Error>"), "SlowDown");
         assert_eq!(of("<Code>cut"), "<Code>cut");
