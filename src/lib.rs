@@ -1,8 +1,8 @@
 //! Retention and orphan sweeps for task-queue clusters, as an apalis worker.
 //!
-//! Workflow engines leave ended runs behind, with their events, steps and checkpoints. A job of this crate deletes those
-//! that ended long enough ago: on a queue, one worker at a time in a cluster, with a plan to look at beforehand and a
-//! report afterwards. The README of the repository is about the command `janitor`; this is about the library below it.
+//! Workflow engines leave ended runs behind, with their events, steps and checkpoints, and failed tasks leave artifacts. A job
+//! of this crate deletes the runs that ended long enough ago, or the artifacts that nothing refers to: on a queue, one worker
+//! at a time in a cluster, with a plan to look at beforehand and a report afterwards. The README of the repository is about the command `janitor`; this is about the library below it.
 //!
 //! # The walk
 //! config → beat → queue → worker → lock → job → store → report → ledger, metrics, log. No arrow returns.
@@ -18,6 +18,7 @@
 //!    not act.
 //! 7. [`runs`] are the stores. A store reads runs and deletes those that still are as they were read; which may go is
 //!    decided by one pure function, [`Policy::decide`](runs::policy::Policy::decide), for all stores.
+//!    [`blobs`] are the stores of artifacts, which tasks put and a sweep cleans; its page has the protocol.
 //! 8. [`report`] is what came of it, kept by the [`ledger`] and counted by the [`metrics`].
 //!
 //! Every way in ends in [`Janitor::execute`]: a beat's tick, a request by hand, `janitor run` and a worker of your own.
@@ -41,8 +42,8 @@
 //! for tests, is made by [`Janitor::over`]; a run store of your own is put in by [`Janitor::with_store`].
 //!
 //! # Seams
-//! [`Clock`](clock::Clock), [`Queue`](queue::Queue), [`Lock`](lock::Lock), [`Ledger`](ledger::Ledger) and
-//! [`RunStore`](runs::RunStore) are traits, and each answer to one is a file beside it. What an answer promises is a suite
+//! [`Clock`](clock::Clock), [`Queue`](queue::Queue), [`Lock`](lock::Lock), [`Ledger`](ledger::Ledger),
+//! [`RunStore`](runs::RunStore), [`Catalog`](blobs::Catalog) and [`Objects`](blobs::Objects) are traits, and each answer to one is a file beside it. What an answer promises is a suite
 //! of tests in the trait's own module, `conformance`, public with the feature `test-util`.
 //!
 //! # Features
@@ -50,8 +51,11 @@
 //! | --- | --- | --- |
 //! | `cli` | what only the command `janitor` needs | yes |
 //! | `redis` | queue, lock and ledger in Redis | yes |
-//! | `sqlite` | the embedded mode, and SQLite as a run store | yes |
+//! | `sqlite` | the embedded mode, and SQLite as a run store and as the catalog of a blob store | yes |
 //! | `metrics` | Prometheus metrics and `/healthz` | yes |
+//! | `postgres` | Postgres as the catalog of a blob store | no |
+//! | `s3` | S3 for the objects of a blob store | no |
+//! | `full` | all of the above | no |
 //! | `test-util` | conformance suites, a clock to be set, fences without a lock: for tests | no |
 
 pub mod beat;

@@ -6,7 +6,7 @@ use std::{os::unix::fs::MetadataExt, path::Path};
 
 use apalis_janitor::{
     Janitor,
-    blobs::{BlobError, BlobStore},
+    blobs::{BlobError, BlobStore, Totals},
     config::{BlobsConfig, Config, JobConfig, JobKind},
     runs::{self, Findings},
 };
@@ -89,19 +89,46 @@ async fn about_job(janitor: &Janitor, job: &JobConfig) -> Result<Findings, Strin
     Ok(findings)
 }
 
-/// Reaches a blob store, and compares its objects' mark with its catalog.
+/// Reaches a blob store, and asks whether its objects are there and its catalog's own.
 async fn about_blobs(config: &BlobsConfig) -> Result<Findings, BlobError> {
     let store = BlobStore::open(config).await?;
     let totals = store.catalog().totals().await?;
-    let mut findings = Findings::default();
-    findings.facts.push(format!(
-        "{} blobs, {} bytes, {} of them referred to",
-        totals.blobs(),
-        totals.bytes,
-        totals.referenced
-    ));
     store.guard().await?;
+    let (blobs, Totals { bytes, referenced, .. }) = (totals.blobs(), totals);
+    let mut findings = Findings::default();
+    findings.facts.push(format!("{blobs} blobs, {bytes} bytes, {referenced} of them referred to"));
     Ok(findings)
+}
+
+/// Reaches the blob stores that no job names.
+async fn about_unswept(config: &Config) -> Vec<Finding> {
+    let is_swept = |store: &BlobsConfig| {
+        config.jobs.values().any(|job| match &job.kind {
+            JobKind::Orphans(orphans) => orphans.blobs.name == store.name,
+            JobKind::Retention(_) => false,
+        })
+    };
+    let mut findings = Vec::new();
+    for store in config.blobs.values().filter(|store| !is_swept(store)) {
+        let about = format!("blobs {}", store.name);
+        let mut found = about_blobs(store).await.map_err(|error| chain(&error));
+        if let Ok(found) = &mut found {
+            found.warnings.push("no job of kind \"orphans\" sweeps it, so what failed tasks leave stays".to_owned());
+        }
+        findings.extend(told(&about, found));
+    }
+    findings
+}
+
+/// What was found about a store, one by one.
+fn told(about: &str, found: Result<Findings, String>) -> Vec<Finding> {
+    let (facts, warnings, errors) = match found {
+        Ok(Findings { facts, warnings, .. }) => (facts, warnings, Vec::new()),
+        Err(text) => (Vec::new(), Vec::new(), vec![text]),
+    };
+    let all = [(Level::Ok, facts), (Level::Warning, warnings), (Level::Error, errors)];
+    let of = |(level, texts): (Level, Vec<String>)| texts.into_iter().map(move |text| Finding::new(level, about, text));
+    all.into_iter().flat_map(of).collect()
 }
 
 fn about_config(config: &Config) -> Vec<Finding> {
@@ -142,15 +169,9 @@ async fn about_janitor(janitor: &Janitor) -> Vec<Finding> {
     }];
     for job in janitor.config().jobs.values() {
         let about = format!("job {}", job.name);
-        match about_job(janitor, job).await {
-            Ok(found) => {
-                let all = found.facts.into_iter().map(|text| (Level::Ok, text));
-                let all = all.chain(found.warnings.into_iter().map(|text| (Level::Warning, text)));
-                findings.extend(all.map(|(level, text)| Finding::new(level, about.clone(), text)));
-            }
-            Err(text) => findings.push(Finding::new(Level::Error, about, text)),
-        }
+        findings.extend(told(&about, about_job(janitor, job).await));
     }
+    findings.extend(about_unswept(janitor.config()).await);
     findings
 }
 

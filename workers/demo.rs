@@ -1,5 +1,7 @@
 //! `janitor demo`: every kind of job on made-up data in a temporary folder.
 
+mod orphans;
+
 use std::{
     env, fs, io,
     os::unix::fs::DirBuilderExt,
@@ -41,7 +43,7 @@ pub struct Args {
     keep: bool,
 }
 
-/// Makes the data, plans, lets the schedule delete, and plans again.
+/// Makes the data, and shows one kind of job after the other.
 pub async fn run(app: &App, args: &Args) -> Reply {
     let folder = Folder::make(args.keep).map_err(|error| Fail::failed(format!("temporary folder: {error}")))?;
     let path = folder.path.join("janitor.toml");
@@ -51,21 +53,8 @@ pub async fn run(app: &App, args: &Args) -> Reply {
     let janitor = wire::connect(config).await?;
     tell(app, &format!("made {} with the runs of a shop, and {}:\n", folder.path.display(), path.display()))?;
     tell(app, CONFIG)?;
-    tell(app, "$ janitor run old-runs --dry-run      # what would go")?;
-    let planned = plan(app, &janitor).await?;
-    tell(
-        app,
-        "$ janitor up                          # the schedule ticks, a worker takes the job's lock, and they go",
-    )?;
-    let swept = by_schedule(&janitor).await?;
-    let (tick, fence) = (swept.tick.map(instant).unwrap_or_default(), swept.fence.unwrap_or_default());
-    tell(app, &format!("tick of {tick}, lock held with fence {fence}"))?;
-    tell_report(app, &swept)?;
-    let kept = |why| swept.kept.get(why);
-    let (above, ruled) = (kept("parent_of_kept"), kept("rule"));
-    tell(app, &format!("old enough, but it stays: {above} above a run that has not ended, {ruled} by the rules\n"))?;
-    tell(app, "$ janitor run old-runs --dry-run      # nothing is left to do")?;
-    let reports = [planned, swept, plan(app, &janitor).await?];
+    let mut reports = old_runs(app, &janitor).await?;
+    reports.extend(orphans::show(app, &janitor).await?);
     if app.out.is_json() {
         app.out.json(&reports)?;
     }
@@ -75,8 +64,28 @@ pub async fn run(app: &App, args: &Args) -> Reply {
     Ok(reports.iter().map(|report: &Report| report.outcome.exit_code()).find(|code| *code != 0).unwrap_or(0))
 }
 
-async fn plan(app: &App, janitor: &Janitor) -> Result<Report, Fail> {
-    let report = janitor.run("old-runs", Mode::DryRun).await.map_err(|error| Fail::of(&error))?;
+/// Plans, lets the schedule delete, and plans again.
+async fn old_runs(app: &App, janitor: &Janitor) -> Result<Vec<Report>, Fail> {
+    tell(app, "$ janitor run old-runs --dry-run      # what would go")?;
+    let planned = execute(app, janitor, "old-runs", Mode::DryRun).await?;
+    tell(
+        app,
+        "$ janitor up                          # the schedule ticks, a worker takes the job's lock, and they go",
+    )?;
+    let swept = by_schedule(janitor).await?;
+    let (tick, fence) = (swept.tick.map(instant).unwrap_or_default(), swept.fence.unwrap_or_default());
+    tell(app, &format!("tick of {tick}, lock held with fence {fence}"))?;
+    tell_report(app, &swept)?;
+    let kept = |why| swept.kept.get(why);
+    let (above, ruled) = (kept("parent_of_kept"), kept("rule"));
+    tell(app, &format!("old enough, but it stays: {above} above a run that has not ended, {ruled} by the rules\n"))?;
+    tell(app, "$ janitor run old-runs --dry-run      # nothing is left to do")?;
+    Ok(vec![planned, swept, execute(app, janitor, "old-runs", Mode::DryRun).await?])
+}
+
+/// Runs a job here and now, and says what came of it.
+async fn execute(app: &App, janitor: &Janitor, job: &str, mode: Mode) -> Result<Report, Fail> {
+    let report = janitor.run(job, mode).await.map_err(|error| Fail::of(&error))?;
     tell_report(app, &report)?;
     Ok(report)
 }

@@ -8,6 +8,7 @@ use std::{
 
 use apalis_janitor::{
     Ask,
+    config::{JobConfig, JobKind},
     jobs::{Narrow, Watch},
     queue::Request,
     report::{Mode, Report},
@@ -50,6 +51,23 @@ pub struct Args {
     list: bool,
 }
 
+impl Args {
+    /// Refuses what is for jobs of another kind.
+    fn fit(&self, job: &JobConfig) -> Result<(), Fail> {
+        let given = match job.kind {
+            JobKind::Orphans(_) => None,
+            JobKind::Retention(_) if self.allow_mass_delete => Some("--allow-mass-delete"),
+            JobKind::Retention(_) => self.inventory.then_some("--inventory"),
+        };
+        let JobConfig { name, kind, .. } = job;
+        let wrong = |flag| {
+            let kind = kind.as_str();
+            Fail::usage(format!("{flag} is for jobs of kind \"orphans\", and {name:?} is of kind {kind:?}"))
+        };
+        given.map_or(Ok(()), |flag| Err(wrong(flag)))
+    }
+}
+
 fn instant(text: &str) -> Result<DateTime<Utc>, String> {
     let parsed = DateTime::parse_from_rfc3339(text);
     parsed.map(|at| at.to_utc()).map_err(|error| format!("{error}: write it as 2026-01-31T00:00:00Z"))
@@ -58,7 +76,7 @@ fn instant(text: &str) -> Result<DateTime<Utc>, String> {
 /// Runs it.
 pub async fn run(app: &App, args: &Args) -> Reply {
     let config = app.config()?;
-    app::job(&config, &args.job)?;
+    args.fit(app::job(&config, &args.job)?)?;
     let janitor = wire::connect(config).await?;
     let stop = signals::stop()?;
     let mode = if args.dry_run { Mode::DryRun } else { Mode::Apply };

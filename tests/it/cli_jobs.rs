@@ -273,6 +273,21 @@ fn the_demo_deletes_what_it_planned_and_leaves_nothing_behind() {
     assert_eq!(reports[1]["deleted"]["runs"], 1_050);
     assert_eq!(reports[1]["kept"]["parent_of_kept"], 1);
     assert_eq!(reports[2]["planned"]["runs"], 0);
-    assert!(demo("demo").contains("$ janitor run old-runs --dry-run"));
+    let counts = |report: &Value, part: &str, kind: &str| report[part][kind].as_u64().unwrap_or(0);
+    for (report, planned, deleted) in [(&reports[3], 1, 0), (&reports[4], 1, 1), (&reports[5], 0, 0)] {
+        assert_eq!((counts(report, "planned", "blobs"), counts(report, "deleted", "blobs")), (planned, deleted));
+    }
+    assert_eq!((counts(&reports[4], "deleted", "refs"), counts(&reports[4], "kept", "referenced")), (1, 2));
+    assert_eq!((counts(&reports[5], "kept", "grace"), counts(&reports[5], "kept", "referenced")), (1, 1));
+    let told = demo("demo");
+    for line in [
+        "$ janitor run old-runs --dry-run",
+        "$ janitor run orphans --dry-run",
+        "film.mp4 stays: its task finalized it",
+        "draft.mp4 went: its task failed",
+        "cut.mp4 stays in its grace",
+    ] {
+        assert!(told.contains(line), "{line}: {told}");
+    }
     assert_eq!(std::fs::read_dir(cli.path()).unwrap().count(), 1, "only janitor.toml");
 }

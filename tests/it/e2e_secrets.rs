@@ -36,6 +36,9 @@ const LINES: [&str; 20] = [
     "enqueue no-such-job",
     "--version",
 ];
+/// Those that open a blob store.
+const BLOBS: [&str; 6] =
+    ["blobs ls", "blobs verify", "blobs release --task t", "run orphans", "run orphans --json", "check --json"];
 /// Those that run until they are stopped, with what they log once they work.
 const DAEMONS: [(&str, &str); 3] = [("beat", "beat started"), ("worker", "job ended"), ("up", "beat started")];
 
@@ -82,13 +85,35 @@ async fn no_output_of_any_subcommand_has_the_password() {
 }
 
 #[test]
+fn no_output_has_the_password_of_a_catalog() {
+    for url in [
+        format!("postgresql://app:{PASSWORD}@127.0.0.1:1/app"),
+        format!("postgresql://app:{PASSWORD}@127.0.0.1:port/app"),
+        format!("postgresql://app:{PASSWORD}@[::1"),
+        format!("mysql://app:{PASSWORD}@127.0.0.1:1/app"),
+    ] {
+        let cli = Cli::with(&format!(
+            "[blobs.a]\nobjects = \"file:blobs\"\ncatalog = \"{url}\"\n\
+             [jobs.orphans]\nkind = \"orphans\"\nblobs = \"a\"\n"
+        ));
+        for line in BLOBS {
+            for log in ["", "trace"] {
+                let told = output(&cli, line, log);
+                assert!(!told.contains(PASSWORD), "{line} with {url}:\n{told}");
+                assert!(told.contains("***"), "the URL is shown without it: {told}");
+            }
+        }
+    }
+}
+
+#[test]
 fn every_subcommand_is_tried() {
     let help = Cli::with("").stdout("--help");
     let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
     // A line that goes on with a description is indented further.
     let names = listed.filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' ')));
     let names: BTreeSet<_> = names.filter_map(|line| line.split_whitespace().next()).collect();
-    let tried = LINES.iter().chain(DAEMONS.iter().map(|(line, _)| line));
+    let tried = LINES.iter().chain(&BLOBS).chain(DAEMONS.iter().map(|(line, _)| line));
     let tried: BTreeSet<_> = tried.filter_map(|line| line.split_whitespace().next()).collect();
     // The demo reads no configuration; it has no password to show.
     let left: Vec<_> = names.difference(&tried).filter(|name| !["help", "demo"].contains(name)).collect();

@@ -57,7 +57,11 @@ pub async fn run(app: &App, args: Args) -> Reply {
     }
     let config = app.config()?;
     let named = named(&config, args.blobs.as_deref())?;
-    let store = BlobStore::open(named).await.map_err(fail)?;
+    let store = BlobStore::open(named).await.map_err(|error| match error {
+        // What is wrong is in the file or in a variable, not on the command line.
+        BlobError::Invalid(why) => Fail::config(why),
+        error => fail(error),
+    })?;
     match args.action {
         Action::Put(args) => put::run(app, &store, &args).await,
         Action::Get(args) => get::run(app, &store, &args).await,

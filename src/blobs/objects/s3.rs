@@ -1,7 +1,9 @@
 //! Objects in S3, or in a server that speaks like it.
 
+mod credentials;
+mod errors;
+
 use std::{
-    error::Error as _,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -21,6 +23,7 @@ use object_store::{
     path::Path as Place,
 };
 
+use self::errors::{shown, told};
 use super::{Bytes, Found, Objects, Spooled};
 use crate::{
     blobs::{
@@ -76,7 +79,8 @@ pub struct S3 {
 }
 
 impl S3 {
-    /// The objects at an S3 URL; the credentials come from AWS's own variables. Nothing is asked of the server yet.
+    /// The objects at an S3 URL; the credentials come from AWS's own variables, or are those of the host's role. Nothing is
+    /// asked of the server yet.
     ///
     /// # Errors
     /// [`BlobError::Invalid`] where the URL or a variable is no good.
@@ -113,6 +117,7 @@ impl S3 {
         if let Some(region) = region {
             builder = builder.with_region(region);
         }
+        let builder = credentials::with(builder).map_err(|error| BlobError::Invalid(format!("{name}: {error}")))?;
         let is_http = endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
         // The server compares what arrives with a hash that is sent along.
         let client = |options: ClientOptions| {
@@ -125,7 +130,7 @@ impl S3 {
                 .build()
                 .map(Arc::new)
         };
-        let invalid = |error: Error| BlobError::Invalid(format!("{name}: {}", told(&error)));
+        let invalid = |error: Error| BlobError::Invalid(format!("{name}: {}", shown(&error)));
         let quick = client(ClientOptions::new().with_timeout(ANSWER_MAX)).map_err(invalid)?;
         let silent = ClientOptions::new().with_timeout_disabled().with_read_timeout(SILENCE_MAX);
         let bulk = client(silent).map_err(invalid)?;
@@ -135,7 +140,7 @@ impl S3 {
     }
 
     fn failed(&self, what: &'static str, error: &Error) -> BlobError {
-        BlobError::unavailable(&self.name, what, told(error))
+        BlobError::unavailable(&self.name, what, shown(error))
     }
 
     fn place(&self, path: &str) -> Place {
@@ -308,7 +313,7 @@ impl Objects for S3 {
         let Some(found) = found.map_err(|error| self.failed("read", &error))? else { return Ok(None) };
         let name = self.name.clone();
         let pieces = found.into_stream();
-        Ok(Some(pieces.map_err(move |error| BlobError::unavailable(&name, "read", told(&error))).boxed()))
+        Ok(Some(pieces.map_err(move |error| BlobError::unavailable(&name, "read", shown(&error))).boxed()))
     }
 
     async fn size(&self, key: &Key) -> Result<Option<u64>, BlobError> {
@@ -377,18 +382,4 @@ fn unless_absent<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
 fn is_absent(error: &Error) -> bool {
     let text = told(error);
     matches!(error, Error::NotFound { .. }) && (!text.contains("<Code>") || text.contains("<Code>NoSuchKey</Code>"))
-}
-
-/// The error with its causes, each said once: some of the client's errors repeat their cause and some hide it.
-fn told(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }
