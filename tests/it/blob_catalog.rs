@@ -1,4 +1,4 @@
-//! The catalog of a blob store, over real files and a real Postgres.
+//! The catalog of a blob store, in memory, over real files and a real Postgres.
 
 use std::sync::Arc;
 
@@ -6,9 +6,10 @@ use apalis_janitor::{
     blob_catalog_conformance,
     blobs::{
         BlobError, Catalog, Digest, Tag,
-        catalog::{Begun, SqlCatalog},
+        catalog::{Begun, SqlCatalog, memory::MemoryCatalog},
         conformance::catalog::Subject,
     },
+    clock::SystemClock,
     config::{CatalogUrl, SecretUrl},
 };
 use sqlx::{ConnectOptions, Connection, PgConnection, SqliteConnection, sqlite::SqliteConnectOptions};
@@ -16,8 +17,13 @@ use tempfile::TempDir;
 
 use crate::postgres::Database;
 
+blob_catalog_conformance!(memory, async { over_memory() });
 blob_catalog_conformance!(sqlite, over_sqlite());
 blob_catalog_conformance!(postgres, over_postgres());
+
+fn over_memory() -> (Arc<dyn Subject>, ()) {
+    (Arc::new(MemoryCatalog::new(Arc::new(SystemClock))), ())
+}
 
 async fn over_sqlite() -> (Arc<dyn Subject>, TempDir) {
     let folder = tempfile::tempdir().expect("a temporary folder");

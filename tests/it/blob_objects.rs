@@ -90,7 +90,7 @@ fn plant(path: &Path, bytes: &[u8]) {
 }
 
 /// Makes a file one that nobody can delete, or ends that.
-fn hold(path: &Path, is_held: bool) {
+pub fn hold(path: &Path, is_held: bool) {
     let file = std::fs::File::open(path).unwrap();
     let mut flags = ioctl_getflags(&file).unwrap();
     flags.set(IFlags::IMMUTABLE, is_held);

@@ -2,25 +2,33 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use apalis_janitor::{
     blobs::{
         Blob, BlobError, BlobId, BlobStore, Catalog, Digest, Key, Tag,
-        catalog::{Begun, Committed, Cutoffs, Filter, memory::MemoryCatalog},
-        conformance::objects::{all, digest},
+        catalog::{Begun, Committed, Cutoffs, Filter, SqlCatalog, memory::MemoryCatalog},
+        conformance::{
+            catalog::Subject,
+            objects::{all, digest},
+        },
         objects::{Spooled, folder::Folder},
     },
-    clock::TestClock,
+    clock::SystemClock,
+    config::CatalogUrl,
 };
-use chrono::{DateTime, TimeDelta, TimeZone, Utc};
+use chrono::DateTime;
 use futures::TryStreamExt;
 use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
 
 const TASKS: usize = 3;
 const CONTENTS: [&str; 3] = ["", "one", "another"];
-const CASES: u32 = 64;
+/// In memory a schedule takes a few milliseconds, in a file some hundred.
+const CASES_IN_MEMORY: u32 = 64;
+const CASES_IN_SQLITE: u32 = 24;
 const STEPS_MAX: usize = 40;
 const ALL: usize = 1_000;
 
@@ -93,8 +101,7 @@ struct Writer {
 
 struct World {
     store: BlobStore,
-    clock: Arc<TestClock>,
-    now: DateTime<Utc>,
+    clock: Arc<dyn Subject>,
     attempts: [u32; TASKS],
     writers: Vec<Writer>,
     sweepers: Vec<Vec<Key>>,
@@ -110,16 +117,13 @@ struct World {
 }
 
 impl World {
-    async fn new() -> Self {
-        let now = Utc.with_ymd_and_hms(2026, 11, 20, 3, 0, 0).unwrap();
-        let (temp, clock) = (tempfile::tempdir().unwrap(), Arc::new(TestClock::at(now)));
-        let objects = Arc::new(Folder::open(temp.path()).await.unwrap());
-        let store = BlobStore::over(Arc::new(MemoryCatalog::new(clock.clone())), objects).await.unwrap();
+    async fn new(temp: tempfile::TempDir, clock: Arc<dyn Subject>) -> Self {
+        let objects = Arc::new(Folder::open(temp.path().join("blobs")).await.unwrap());
+        let store = BlobStore::over(clock.clone(), objects).await.unwrap();
         store.objects().mark(store.catalog().identity()).await.unwrap();
         Self {
             store,
             clock,
-            now,
             attempts: [1; TASKS],
             writers: Vec::new(),
             sweepers: Vec::new(),
@@ -154,8 +158,7 @@ impl World {
     }
 
     async fn run(&mut self, step: &Step) {
-        self.now += TimeDelta::seconds(1);
-        self.clock.set(self.now);
+        self.clock.advance(Duration::from_secs(1));
         match *step {
             Step::Put { task, content } => self.put(task, CONTENTS[content]).await,
             Step::Begin { task, content } => self.begin(task, CONTENTS[content]).await,
@@ -221,8 +224,11 @@ impl World {
                     assert!(!self.is_over(&writer.tag), "{:?} is over and has put", writer.tag);
                     self.has_put(&writer.tag, writer.content);
                 }
-                Ok(Committed::Fenced) => drop(self.late.insert(writer.key.path())),
-                Err(BlobError::Closed { .. }) => assert!(self.is_over(&writer.tag), "{:?} is not over", writer.tag),
+                Ok(Committed::Fenced) => self.is_late(&writer.key).await,
+                Err(BlobError::Closed { .. }) => {
+                    assert!(self.is_over(&writer.tag), "{:?} is not over", writer.tag);
+                    self.is_late(&writer.key).await;
+                }
                 Err(error) => panic!("{error:?}"),
             }
             return;
@@ -234,6 +240,13 @@ impl World {
         objects.upload(&spooled, &writer.key).await.unwrap();
         writer.is_uploaded = true;
         self.writers.push(writer);
+    }
+
+    /// What was uploaded stays, where a sweeper is done with it already.
+    async fn is_late(&mut self, key: &Key) {
+        if self.catalog().known(&[key.id]).await.unwrap().is_empty() {
+            self.late.insert(key.path());
+        }
     }
 
     async fn finalize(&mut self, task: usize) {
@@ -252,8 +265,9 @@ impl World {
     }
 
     async fn claim(&self, takes_pending: bool) -> Vec<Key> {
-        let pending = if takes_pending { self.now } else { DateTime::UNIX_EPOCH };
-        let cutoffs = Cutoffs { unreferenced: self.now, pending, retry: self.now };
+        let now = self.catalog().now().await.unwrap();
+        let pending = if takes_pending { now } else { DateTime::UNIX_EPOCH };
+        let cutoffs = Cutoffs { unreferenced: now, pending, retry: now };
         let due = self.catalog().due(cutoffs, None, ALL).await.unwrap();
         let claimed = self.catalog().claim(&due, cutoffs).await.unwrap();
         due.iter().filter(|blob| claimed.contains(&blob.id)).map(Blob::key).collect()
@@ -287,8 +301,7 @@ impl World {
         for task in 0..TASKS {
             self.store.release(&self.tag(task).task, u32::MAX).await.unwrap();
         }
-        self.now += TimeDelta::seconds(1);
-        self.clock.set(self.now);
+        self.clock.advance(Duration::from_secs(1));
         let claimed = self.claim(true).await;
         self.delete(&claimed, true).await;
         self.check_kept().await;
@@ -305,13 +318,23 @@ impl World {
     }
 }
 
-#[test]
-fn no_schedule_loses_what_was_finalized_or_keeps_what_was_not() {
+async fn in_memory(_: &Path) -> Arc<dyn Subject> {
+    Arc::new(MemoryCatalog::new(Arc::new(SystemClock)))
+}
+
+async fn in_sqlite(folder: &Path) -> Arc<dyn Subject> {
+    Arc::new(SqlCatalog::open(&CatalogUrl::Sqlite(folder.join("blobs.db"))).await.unwrap())
+}
+
+/// No schedule loses what was finalized or keeps what was not.
+fn check(cases: u32, catalog: impl AsyncFn(&Path) -> Arc<dyn Subject>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let config = ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     let ran = TestRunner::new(config).run(&vec(step(), 1..STEPS_MAX), |steps| {
         runtime.block_on(async {
-            let mut world = World::new().await;
+            let temp = tempfile::tempdir().unwrap();
+            let catalog = catalog(temp.path()).await;
+            let mut world = World::new(temp, catalog).await;
             for step in &steps {
                 world.run(step).await;
                 world.check_kept().await;
@@ -323,4 +346,14 @@ fn no_schedule_loses_what_was_finalized_or_keeps_what_was_not() {
     if let Err(error) = ran {
         panic!("{error}");
     }
+}
+
+#[test]
+fn every_schedule_in_memory_keeps_what_was_finalized_and_nothing_else() {
+    check(CASES_IN_MEMORY, in_memory);
+}
+
+#[test]
+fn every_schedule_in_sqlite_keeps_what_was_finalized_and_nothing_else() {
+    check(CASES_IN_SQLITE, in_sqlite);
 }

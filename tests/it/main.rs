@@ -4,10 +4,14 @@
 mod backend;
 mod beat;
 mod blob_catalog;
+mod blob_chaos;
+mod blob_home;
+mod blob_late;
 mod blob_model;
 mod blob_objects;
 mod blob_random;
 mod blob_store;
+mod blob_stuck;
 mod cli;
 mod cli_blobs;
 mod cli_catalog;

@@ -4,6 +4,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashSet},
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -40,6 +41,8 @@ struct Books {
     refs: BTreeMap<RefKey, Ref>,
     tasks: BTreeMap<String, Task>,
     inventory_at: Option<DateTime<Utc>>,
+    /// How far the catalog's clock is ahead of its own; only tests move it.
+    ahead: Duration,
 }
 
 /// Task, attempt, name and blob: the order of a list.
@@ -54,6 +57,13 @@ struct Task {
     seen_at: DateTime<Utc>,
 }
 
+impl Task {
+    /// The time grows each time, so that who has read it knows whether the task was seen since.
+    fn seen(&mut self, now: DateTime<Utc>) {
+        self.seen_at = now.max(self.seen_at + TimeDelta::milliseconds(1));
+    }
+}
+
 impl MemoryCatalog {
     /// An empty catalog with an identity of its own.
     #[must_use]
@@ -61,9 +71,15 @@ impl MemoryCatalog {
         Self { identity: BlobId::new().to_string(), clock, books: Mutex::default() }
     }
 
+    /// Puts the catalog's clock forward.
+    #[cfg(feature = "test-util")]
+    pub fn advance(&self, by: Duration) {
+        self.open().0.ahead += by;
+    }
+
     fn open(&self) -> (MutexGuard<'_, Books>, DateTime<Utc>) {
         let books = self.books.lock().expect("nothing panics while it holds the books");
-        let now = self.clock.now().trunc_subsecs(3);
+        let now = (self.clock.now() + books.ahead).trunc_subsecs(3);
         (books, now)
     }
 }
@@ -81,8 +97,8 @@ impl Books {
 
     fn see(&mut self, id: &str, run: Option<&String>, attempt: u32, now: DateTime<Utc>) -> &mut Task {
         let task = self.tasks.entry(id.to_owned());
-        let task = task.or_insert_with(|| Task { run: None, attempt, closed: 0, seen_at: now });
-        task.seen_at = now;
+        let task = task.or_insert_with(|| Task { run: None, attempt, closed: 0, seen_at: DateTime::UNIX_EPOCH });
+        task.seen(now);
         task.attempt = task.attempt.max(attempt);
         if let Some(run) = run {
             task.run = Some(run.clone());
@@ -103,9 +119,20 @@ impl Books {
         self.refs.entry(key).or_insert(new);
     }
 
-    fn claim(&mut self, id: BlobId) {
+    /// It is to be deleted, by whoever comes.
+    fn claim(&mut self, id: BlobId, now: DateTime<Utc>) {
         let blob = self.blobs.get_mut(&id).expect("a blob that was just found");
-        (blob.state, blob.next_at) = (State::Deleting, None);
+        (blob.state, blob.next_at) = (State::Deleting, Some(now));
+    }
+
+    /// The ref, with what is known of its task by now.
+    fn shown(&self, it: &Ref) -> Ref {
+        let run = self.run_of(it).cloned();
+        Ref { tag: Tag { run, ..it.tag.clone() }, ..it.clone() }
+    }
+
+    fn run_of(&self, it: &Ref) -> Option<&String> {
+        self.tasks.get(&it.tag.task)?.run.as_ref()
     }
 
     fn is_pending(&self, id: BlobId) -> bool {
@@ -135,6 +162,7 @@ impl Books {
         let new = || Task { run: None, attempt, closed: 0, seen_at: now };
         let task = self.tasks.entry(id.to_owned()).or_insert_with(new);
         task.closed = task.closed.max(attempt);
+        task.attempt = task.attempt.max(attempt);
         self.drop_refs(|it| it.tag.task == id && it.tag.attempt <= attempt && !it.is_final, now)
     }
 
@@ -184,6 +212,10 @@ impl Catalog for MemoryCatalog {
     }
 
     async fn begin(&self, digest: Digest, size: u64, tag: &Tag) -> Result<Begun, BlobError> {
+        tag.check()?;
+        if i64::try_from(size).is_err() {
+            return Err(BlobError::Invalid(format!("size {size}: must be less than 2^63 bytes")));
+        }
         let (mut books, now) = self.open();
         books.check_open(&tag.task, tag.attempt)?;
         books.see(&tag.task, tag.run.as_ref(), tag.attempt, now);
@@ -210,44 +242,51 @@ impl Catalog for MemoryCatalog {
 
     async fn touch_pending(&self, id: BlobId, tag: &Tag) -> Result<bool, BlobError> {
         let (mut books, now) = self.open();
-        if !books.is_pending(id) {
-            return Ok(false);
+        // Of an attempt that is over the task is not seen; its commit will be told so.
+        if books.check_open(&tag.task, tag.attempt).is_ok() {
+            books.see(&tag.task, tag.run.as_ref(), tag.attempt, now);
         }
-        if let Some(blob) = books.blobs.get_mut(&id) {
-            blob.touched_at = now;
-        }
-        if let Some(task) = books.tasks.get_mut(&tag.task) {
-            task.seen_at = now;
-        }
-        Ok(true)
+        let pending = books.blobs.get_mut(&id).filter(|blob| blob.state == State::Pending);
+        Ok(pending.map(|blob| blob.touched_at = now).is_some())
     }
 
     async fn commit(&self, id: BlobId, digest: Digest, tag: &Tag) -> Result<Committed, BlobError> {
+        tag.check()?;
         let (mut books, now) = self.open();
-        if !books.is_pending(id) {
-            return Ok(Committed::Fenced);
-        }
+        let is_pending = books.is_pending(id);
         if let Err(closed) = books.check_open(&tag.task, tag.attempt) {
-            books.claim(id);
+            if is_pending {
+                books.claim(id, now);
+            }
             return Err(closed);
         }
         books.see(&tag.task, tag.run.as_ref(), tag.attempt, now);
-        if let Some(other) = books.live_of(digest) {
-            books.claim(id);
-            books.refer(other, tag, now);
-            return Ok(Committed::Shared(other));
+        match books.live_of(digest) {
+            // The answer to an earlier commit was lost on its way.
+            Some(live) if live == id => {
+                books.refer(id, tag, now);
+                Ok(Committed::Live)
+            }
+            _ if !is_pending => Ok(Committed::Fenced),
+            Some(other) => {
+                books.claim(id, now);
+                books.refer(other, tag, now);
+                Ok(Committed::Shared(other))
+            }
+            None => {
+                if let Some(blob) = books.blobs.get_mut(&id) {
+                    blob.state = State::Live;
+                }
+                books.refer(id, tag, now);
+                Ok(Committed::Live)
+            }
         }
-        if let Some(blob) = books.blobs.get_mut(&id) {
-            blob.state = State::Live;
-        }
-        books.refer(id, tag, now);
-        Ok(Committed::Live)
     }
 
     async fn give_up(&self, id: BlobId) -> Result<(), BlobError> {
-        let (mut books, _) = self.open();
+        let (mut books, now) = self.open();
         if books.is_pending(id) {
-            books.claim(id);
+            books.claim(id, now);
         }
         Ok(())
     }
@@ -280,7 +319,7 @@ impl Catalog for MemoryCatalog {
 
     async fn touch(&self, task: &str) -> Result<bool, BlobError> {
         let (mut books, now) = self.open();
-        Ok(books.tasks.get_mut(task).map(|task| task.seen_at = now).is_some())
+        Ok(books.tasks.get_mut(task).map(|task| task.seen(now)).is_some())
     }
 
     async fn delete(&self, task: &str, digest: Digest) -> Result<Released, BlobError> {
@@ -302,7 +341,7 @@ impl Catalog for MemoryCatalog {
 
     async fn refs(&self, digest: Digest, limit: usize) -> Result<Vec<Ref>, BlobError> {
         let (books, _) = self.open();
-        let mut refs = books.refs.values().filter(|it| it.digest == digest).cloned().collect::<Vec<_>>();
+        let mut refs = books.refs.values().filter(|it| it.digest == digest).map(|it| books.shown(it)).collect::<Vec<_>>();
         refs.sort_by_key(|it| it.created_at);
         refs.truncate(limit);
         Ok(refs)
@@ -313,11 +352,11 @@ impl Catalog for MemoryCatalog {
         let after = after.map(|it| (it.tag.task.clone(), it.tag.attempt, it.tag.name.clone(), it.blob));
         let is_shown = |it: &Ref| {
             filter.task.as_ref().is_none_or(|task| *task == it.tag.task)
-                && filter.run.as_ref().is_none_or(|run| it.tag.run.as_ref() == Some(run))
+                && filter.run.as_ref().is_none_or(|run| books.run_of(it) == Some(run))
         };
         let refs =
             books.refs.iter().filter(|(key, it)| after.as_ref().is_none_or(|after| *key > after) && is_shown(it));
-        Ok(refs.take(limit).map(|(_, it)| it.clone()).collect())
+        Ok(refs.take(limit).map(|(_, it)| books.shown(it)).collect())
     }
 
     async fn open_task(&self, task: &str) -> Result<Option<OpenTask>, BlobError> {
@@ -347,11 +386,11 @@ impl Catalog for MemoryCatalog {
     }
 
     async fn claim(&self, blobs: &[Blob], cutoffs: Cutoffs) -> Result<Vec<BlobId>, BlobError> {
-        let (mut books, _) = self.open();
+        let (mut books, now) = self.open();
         let mut claimed = Vec::new();
         for id in blobs.iter().map(|blob| blob.id) {
             if books.blobs.get(&id).is_some_and(|blob| books.is_due(blob, cutoffs)) {
-                books.claim(id);
+                books.claim(id, now);
                 claimed.push(id);
             }
         }
@@ -374,7 +413,8 @@ impl Catalog for MemoryCatalog {
             let pause = TimeDelta::minutes(1 << blob.attempts.min(11)).min(PUT_OFF_MAX);
             blob.next_at = Some(now + pause);
             blob.attempts += 1;
-            blob.error = Some(error.clone());
+            // Postgres takes no such character, and no other store shall differ.
+            blob.error = Some(error.replace('\0', ""));
         }
         Ok(())
     }

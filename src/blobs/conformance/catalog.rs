@@ -36,6 +36,12 @@ impl Subject for crate::blobs::catalog::SqlCatalog {
     }
 }
 
+impl Subject for crate::blobs::catalog::memory::MemoryCatalog {
+    fn advance(&self, by: Duration) {
+        Self::advance(self, by);
+    }
+}
+
 /// Writes one `#[tokio::test]` for each promise of the suite, in a module of the given name.
 ///
 /// The expression is a future of an empty catalog and of whatever must live as long as it, such as a server.
