@@ -290,7 +290,7 @@ pub enum BlobError {
 
 impl BlobError {
     /// The program was built without a feature that is needed.
-    #[cfg(not(all(feature = "sqlite", feature = "postgres", feature = "s3")))]
+    #[cfg(not(all(feature = "s3", any(feature = "sqlite", feature = "postgres"))))]
     pub(crate) fn without(feature: &str) -> Self {
         Self::Refused(format!("built without `{feature}`: rebuild with --features {feature}"))
     }

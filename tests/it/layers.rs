@@ -16,7 +16,7 @@ const ROOMS: [(&str, &[&str]); 17] = [
     ("janitor", &["jobs", "runs", "blobs", "metrics", "queue", "lock", "ledger", "config", "report", "clock"]),
     ("jobs", &["runs", "blobs", "lock", "config", "report", "clock"]),
     ("runs", &["lock", "config", "report", "clock"]),
-    ("blobs", &["config"]),
+    ("blobs", &["config", "clock"]),
     ("metrics", &["queue", "report"]),
     // The one file of the embedded mode, with the queue, the lock and the ledger that live in it.
     ("embedded", &["queue", "lock", "ledger", "report", "clock"]),
