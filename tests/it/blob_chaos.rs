@@ -92,7 +92,7 @@ struct Actor {
 }
 
 fn content(number: u8) -> Vec<u8> {
-    let size = if number % 10 == 0 { SIZE_MAX } else { usize::from(number) * 37 };
+    let size = if number.is_multiple_of(10) { SIZE_MAX } else { usize::from(number) * 37 };
     bytes(number, size)
 }
 
@@ -126,7 +126,7 @@ impl Actor {
             let ((), out, err) = tokio::join!(write, out, err);
             (out.unwrap(), err.unwrap())
         };
-        let live = async {
+        let suffer = async {
             let mut is_killed = false;
             loop {
                 select! {
@@ -146,7 +146,7 @@ impl Actor {
                 }
             }
         };
-        let ((status, is_killed), _) = tokio::join!(live, talk);
+        let ((status, is_killed), _) = tokio::join!(suffer, talk);
         // The kill may have come too late.
         let is_killed = is_killed && status.code().is_none();
         let [stdout, stderr] = [stdout, stderr].map(|bytes| String::from_utf8(bytes).unwrap());
@@ -201,19 +201,19 @@ impl Actor {
                     self.done.unknown.insert(held);
                 }
             }
+            let mut is_final = false;
             // Most finalize, though something may be missing; the others fail, and some of them say so.
             match self.random.random_range(0..10) {
-                0..=6 if is_whole || self.random.random() => {
-                    if self.finalize(task, attempt, &put).await {
-                        return put.into_iter().collect();
-                    }
-                }
+                0..=6 if is_whole || self.random.random() => is_final = self.finalize(task, attempt, &put).await,
                 7 | 8 => {
                     let line = format!("blobs release --task {task} --attempt {attempt}");
                     let end = self.run("writer.toml", &line, b"").await;
                     self.done.releases += u32::from(self.went_well(&line, &end));
                 }
                 _ => {}
+            }
+            if is_final {
+                return put.into_iter().collect();
             }
         }
         Vec::new()
@@ -256,7 +256,7 @@ impl Actor {
         let mut data_dir = || format!("data-{number}-{}", hosts.next().unwrap());
         self.home.configure(&file, &data_dir(), JOB);
         while !self.is_over() {
-            let inventory = if self.random.random_range(0..4) == 0 { " --inventory" } else { "" };
+            let inventory = if self.random.random_range(0..8) == 0 { " --inventory" } else { "" };
             let line = format!("run sweep --allow-mass-delete --json{inventory}");
             let end = self.run(&file, &line, b"").await;
             if end.is_killed {

@@ -43,7 +43,6 @@ pub struct Home {
     _database: Option<Database>,
 }
 
-
 impl Home {
     pub async fn new(who: Who, bytes: Bytes) -> Self {
         let temp = tempfile::tempdir().unwrap();

@@ -341,7 +341,8 @@ impl Catalog for MemoryCatalog {
 
     async fn refs(&self, digest: Digest, limit: usize) -> Result<Vec<Ref>, BlobError> {
         let (books, _) = self.open();
-        let mut refs = books.refs.values().filter(|it| it.digest == digest).map(|it| books.shown(it)).collect::<Vec<_>>();
+        let mut refs =
+            books.refs.values().filter(|it| it.digest == digest).map(|it| books.shown(it)).collect::<Vec<_>>();
         refs.sort_by_key(|it| it.created_at);
         refs.truncate(limit);
         Ok(refs)
