@@ -1,8 +1,10 @@
 //! A catalog in memory, for tests and the demo.
 
+mod books;
+
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeSet, HashSet},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -10,6 +12,7 @@ use std::{
 use async_trait::async_trait;
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 
+use self::books::{Books, count, turn};
 use super::{Begun, Catalog, Committed, Cutoffs, Filter};
 use crate::{
     blobs::{Blob, BlobError, BlobId, Digest, OpenTask, Ref, Released, State, TASK_TTL, Tag, Totals},
@@ -35,35 +38,6 @@ pub struct MemoryCatalog {
     books: Mutex<Books>,
 }
 
-#[derive(Debug, Default)]
-struct Books {
-    blobs: BTreeMap<BlobId, Blob>,
-    refs: BTreeMap<RefKey, Ref>,
-    tasks: BTreeMap<String, Task>,
-    inventory_at: Option<DateTime<Utc>>,
-    /// How far the catalog's clock is ahead of its own; only tests move it.
-    ahead: Duration,
-}
-
-/// Task, attempt, name and blob: the order of a list.
-type RefKey = (String, u32, String, BlobId);
-
-#[derive(Debug)]
-struct Task {
-    run: Option<String>,
-    attempt: u32,
-    /// Up to which attempt all are over.
-    closed: u32,
-    seen_at: DateTime<Utc>,
-}
-
-impl Task {
-    /// The time grows each time, so that who has read it knows whether the task was seen since.
-    fn seen(&mut self, now: DateTime<Utc>) {
-        self.seen_at = now.max(self.seen_at + TimeDelta::milliseconds(1));
-    }
-}
-
 impl MemoryCatalog {
     /// An empty catalog with an identity of its own.
     #[must_use]
@@ -81,119 +55,6 @@ impl MemoryCatalog {
         let books = self.books.lock().expect("nothing panics while it holds the books");
         let now = (self.clock.now() + books.ahead).trunc_subsecs(3);
         (books, now)
-    }
-}
-
-impl Books {
-    /// Whether the attempt may put and finalize.
-    fn check_open(&self, task: &str, attempt: u32) -> Result<(), BlobError> {
-        match self.tasks.get(task) {
-            Some(known) if attempt <= known.closed => {
-                Err(BlobError::Closed { task: task.to_owned(), attempt, closed: known.closed })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn see(&mut self, id: &str, run: Option<&String>, attempt: u32, now: DateTime<Utc>) -> &mut Task {
-        let task = self.tasks.entry(id.to_owned());
-        let task = task.or_insert_with(|| Task { run: None, attempt, closed: 0, seen_at: DateTime::UNIX_EPOCH });
-        task.seen(now);
-        task.attempt = task.attempt.max(attempt);
-        if let Some(run) = run {
-            task.run = Some(run.clone());
-        }
-        task
-    }
-
-    fn live_of(&self, digest: Digest) -> Option<BlobId> {
-        self.blobs.values().find(|blob| blob.digest == digest && blob.state == State::Live).map(|blob| blob.id)
-    }
-
-    fn refer(&mut self, id: BlobId, tag: &Tag, now: DateTime<Utc>) {
-        let blob = self.blobs.get_mut(&id).expect("a blob that was just found");
-        blob.zero_since = None;
-        let key = (tag.task.clone(), tag.attempt, tag.name.clone(), id);
-        let new =
-            Ref { blob: id, digest: blob.digest, size: blob.size, tag: tag.clone(), created_at: now, is_final: false };
-        self.refs.entry(key).or_insert(new);
-    }
-
-    /// It is to be deleted, by whoever comes.
-    fn claim(&mut self, id: BlobId, now: DateTime<Utc>) {
-        let blob = self.blobs.get_mut(&id).expect("a blob that was just found");
-        (blob.state, blob.next_at) = (State::Deleting, Some(now));
-    }
-
-    /// The ref, with what is known of its task by now.
-    fn shown(&self, it: &Ref) -> Ref {
-        let run = self.run_of(it).cloned();
-        Ref { tag: Tag { run, ..it.tag.clone() }, ..it.clone() }
-    }
-
-    fn run_of(&self, it: &Ref) -> Option<&String> {
-        self.tasks.get(&it.tag.task)?.run.as_ref()
-    }
-
-    fn is_pending(&self, id: BlobId) -> bool {
-        self.blobs.get(&id).is_some_and(|blob| blob.state == State::Pending)
-    }
-
-    fn has_refs(&self, id: BlobId) -> bool {
-        self.refs.keys().any(|(_, _, _, blob)| *blob == id)
-    }
-
-    fn drop_refs(&mut self, goes: impl Fn(&Ref) -> bool, now: DateTime<Utc>) -> Released {
-        let (gone, stay) =
-            std::mem::take(&mut self.refs).into_iter().partition::<BTreeMap<_, _>, _>(|(_, it)| goes(it));
-        self.refs = stay;
-        let blobs = gone.values().map(|it| it.blob).collect::<HashSet<_>>();
-        let mut released = Released { refs: gone.len() as u64, blobs: 0 };
-        for id in blobs.into_iter().filter(|id| !self.has_refs(*id)).collect::<Vec<_>>() {
-            if let Some(blob) = self.blobs.get_mut(&id).filter(|blob| blob.state == State::Live) {
-                blob.zero_since = Some(now);
-                released.blobs += 1;
-            }
-        }
-        released
-    }
-
-    fn close(&mut self, id: &str, attempt: u32, now: DateTime<Utc>) -> Released {
-        let new = || Task { run: None, attempt, closed: 0, seen_at: now };
-        let task = self.tasks.entry(id.to_owned()).or_insert_with(new);
-        task.closed = task.closed.max(attempt);
-        task.attempt = task.attempt.max(attempt);
-        self.drop_refs(|it| it.tag.task == id && it.tag.attempt <= attempt && !it.is_final, now)
-    }
-
-    fn open_task(&self, id: &str) -> Option<OpenTask> {
-        let task = self.tasks.get(id)?;
-        let is_open = self.refs.values().any(|it| it.tag.task == id && !it.is_final);
-        let open = OpenTask { id: id.to_owned(), run: task.run.clone(), attempt: task.attempt, seen_at: task.seen_at };
-        is_open.then_some(open)
-    }
-
-    fn is_due(&self, blob: &Blob, cutoffs: Cutoffs) -> bool {
-        match blob.state {
-            State::Deleting => blob.next_at.is_none_or(|at| at <= cutoffs.retry),
-            State::Pending => blob.touched_at < cutoffs.pending,
-            State::Live => blob.zero_since.is_some_and(|at| at < cutoffs.unreferenced) && !self.has_refs(blob.id),
-        }
-    }
-
-    fn due(&self, cutoffs: Cutoffs) -> Vec<Blob> {
-        let mut due = self.blobs.values().filter(|blob| self.is_due(blob, cutoffs)).cloned().collect::<Vec<_>>();
-        due.sort_by_key(turn);
-        due
-    }
-}
-
-/// In which order blobs are due.
-fn turn(blob: &Blob) -> (u8, Option<DateTime<Utc>>, BlobId) {
-    match blob.state {
-        State::Deleting => (0, blob.next_at, blob.id),
-        State::Pending => (1, Some(blob.touched_at), blob.id),
-        State::Live => (2, blob.zero_since, blob.id),
     }
 }
 
@@ -466,17 +327,5 @@ impl Catalog for MemoryCatalog {
     async fn set_inventory_at(&self, at: DateTime<Utc>) -> Result<(), BlobError> {
         self.open().0.inventory_at = Some(at);
         Ok(())
-    }
-}
-
-/// Counts blobs by their state; nothing refers to them.
-fn count(blobs: &[Blob]) -> Totals {
-    let of = |state| blobs.iter().filter(|blob| blob.state == state).count() as u64;
-    Totals {
-        pending: of(State::Pending),
-        live: of(State::Live),
-        referenced: 0,
-        deleting: of(State::Deleting),
-        bytes: blobs.iter().map(|blob| blob.size).sum(),
     }
 }
