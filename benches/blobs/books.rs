@@ -52,26 +52,28 @@ pub async fn write(file: &Path, folders: &[&Path]) {
     connection.close().await.unwrap();
 }
 
-/// How long one transaction takes that claims the blobs which have been due for the longest.
-pub async fn claim_bare(file: &Path, count: usize) -> Duration {
+/// A connection that is set as the catalog's own are.
+pub async fn open(file: &Path) -> SqliteConnection {
     let mut connection = connect(file).await;
+    let text = "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
+        PRAGMA cache_size = -16000; PRAGMA wal_autocheckpoint = 10000";
+    sqlx::raw_sql(text).execute(&mut connection).await.unwrap();
+    connection
+}
+
+/// How long one transaction takes that finds the blobs which have been due for the longest and claims them.
+pub async fn claim_bare(connection: &mut SqliteConnection, count: usize) -> Duration {
     let text = "
         UPDATE janitor_blob SET state = 'deleting', next_at = 0 WHERE id IN (
             SELECT b.id FROM janitor_blob AS b WHERE b.state = 'live' AND b.zero_since < 9999999999999
             AND NOT EXISTS (SELECT 1 FROM janitor_blob_ref AS r WHERE r.blob_id = b.id)
             ORDER BY b.zero_since, b.id LIMIT ?
         ) RETURNING id";
-    // The pages are as warm as those of the other.
-    sqlx::query("SELECT count(*) FROM janitor_blob WHERE zero_since IS NOT NULL AND state = 'live'")
-        .execute(&mut connection)
-        .await
-        .unwrap();
     let began = Instant::now();
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.unwrap();
     let claimed = sqlx::query(text).bind(i64::try_from(count).unwrap()).fetch_all(&mut *transaction).await.unwrap();
     transaction.commit().await.unwrap();
     let took = began.elapsed();
     assert_eq!(claimed.len(), count);
-    connection.close().await.unwrap();
     took
 }

@@ -1,6 +1,7 @@
 //! Streams come to their end in a file before they are uploaded: only then is their digest known.
 
 use std::{
+    collections::VecDeque,
     fs::File,
     io::{self, Write},
     path::Path,
@@ -15,7 +16,7 @@ use tempfile::NamedTempFile;
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     select,
-    sync::mpsc::{Receiver, channel},
+    sync::mpsc::{Receiver, Sender, channel},
     task::{JoinError, spawn_blocking},
     time::{Instant, interval_at},
 };
@@ -31,6 +32,8 @@ pub(super) const PREFIX: &str = ".janitor-spool-";
 const PIECE: usize = 1 << 20;
 /// How many pieces hashing or writing may be behind.
 const PIECES_MAX: usize = 4;
+/// After so many pieces what was written is synced, where the file is to be durable: the last sync is then a short one.
+const PIECES_SYNCED: usize = 64;
 
 /// Reads `content` to its end. Hashing and writing have a thread each.
 pub(super) async fn spool(
@@ -44,10 +47,16 @@ pub(super) async fn spool(
     let hashing = spawn_blocking(move || hash(pieces));
     let (to_file, pieces) = channel(PIECES_MAX);
     let out = file.as_file().try_clone().map_err(failed)?;
-    let writing = spawn_blocking(move || write(out, pieces));
+    let (to_sync, written) = channel(1);
+    let syncing = match over.is_spool_durable() {
+        true => Some((file.as_file().try_clone().map_err(failed)?, written)),
+        false => None,
+    };
+    let syncing = spawn_blocking(move || syncing.map_or(Ok(()), |(file, written)| sync(&file, written)));
+    let writing = spawn_blocking(move || write(out, pieces, &to_sync));
 
     let mut alive = interval_at(Instant::now() + TOUCH_EVERY, TOUCH_EVERY);
-    let mut piece = BytesMut::with_capacity(PIECE);
+    let (mut piece, mut used) = (BytesMut::with_capacity(PIECE), VecDeque::new());
     loop {
         let room = PIECE - piece.len();
         let mut room = (&mut piece).limit(room);
@@ -62,7 +71,8 @@ pub(super) async fn spool(
         if read > 0 && piece.len() < PIECE {
             continue;
         }
-        let full = std::mem::replace(&mut piece, BytesMut::with_capacity(PIECE)).freeze();
+        let full = std::mem::replace(&mut piece, next(&mut used)).freeze();
+        used.push_back(full.clone());
         // A thread that takes no more has failed, and is asked why below.
         let is_taken = to_hash.send(full.clone()).await.is_ok() && to_file.send(full).await.is_ok();
         if read == 0 || !is_taken {
@@ -72,6 +82,8 @@ pub(super) async fn spool(
     drop((to_hash, to_file));
     let (digest, size) = hashing.await.map_err(ended).map_err(failed)?;
     writing.await.map_err(ended).flatten().map_err(failed)?;
+    // An error is told to one sync only: a later one may go well without what this one has lost.
+    syncing.await.map_err(ended).flatten().map_err(failed)?;
     Ok(Spooled { file, digest, size })
 }
 
@@ -136,9 +148,35 @@ fn hash(mut pieces: Receiver<Bytes>) -> (Digest, u64) {
     (Digest::new(hash.finalize().into()), size)
 }
 
-fn write(mut file: File, mut pieces: Receiver<Bytes>) -> io::Result<()> {
+fn write(mut file: File, mut pieces: Receiver<Bytes>, to_sync: &Sender<()>) -> io::Result<()> {
+    let mut count = 0;
     while let Some(piece) = pieces.blocking_recv() {
         file.write_all(&piece)?;
+        count += 1;
+        if count % PIECES_SYNCED == 0 {
+            // Where a sync is waiting or nobody syncs this one is not missed.
+            let _ = to_sync.try_send(());
+        }
     }
     Ok(())
+}
+
+fn sync(file: &File, mut written: Receiver<()>) -> io::Result<()> {
+    while written.blocking_recv().is_some() {
+        file.sync_data()?;
+    }
+    Ok(())
+}
+
+/// An empty piece: the oldest of the used ones, once it has been hashed and written.
+fn next(used: &mut VecDeque<Bytes>) -> BytesMut {
+    match used.pop_front().map(Bytes::try_into_mut) {
+        Some(Ok(mut piece)) => {
+            piece.clear();
+            return piece;
+        }
+        Some(Err(busy)) => used.push_front(busy),
+        None => {}
+    }
+    BytesMut::with_capacity(PIECE)
 }

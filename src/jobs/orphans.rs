@@ -18,7 +18,7 @@ use chrono::{DateTime, Utc};
 use self::{failed::Failed, inventory::Inventory};
 use super::{Job, JobError, Leave, Narrow, Tally};
 use crate::{
-    blobs::{Blob, BlobId, BlobStore, Key, PENDING_TTL, catalog::Cutoffs},
+    blobs::{Blob, BlobError, BlobId, BlobStore, Key, PENDING_TTL, catalog::Cutoffs},
     config::{OrphansConfig, Share},
     lock::Fence,
     runs::RunStore,
@@ -26,8 +26,13 @@ use crate::{
 
 /// Up to here a sweep is small, whatever its share.
 const SMALL: u64 = 1_000;
-/// The most blobs of one batch: what S3 deletes in one request.
-pub const BATCH_MAX: usize = 1_000;
+/// The most blobs of one batch.
+pub const BATCH_MAX: usize = 10_000;
+/// How many are claimed, and forgotten, in one transaction. The more go together the more of them share a page of the
+/// catalog; and a batch has two of these, so that the bytes of one go while the catalog is busy with the other.
+const CLAIM_MAX: usize = BATCH_MAX / 2;
+/// How many tasks are looked at together.
+const TASKS_MAX: usize = 1_000;
 
 /// What stops a sweep of too much.
 #[derive(Clone, Copy, Debug)]
@@ -124,9 +129,52 @@ impl Orphans {
         }
     }
 
+    /// Step 6; nothing where there is no piece.
+    async fn claim<'a>(&self, piece: Option<&'a [Blob]>, tally: &mut Tally) -> Result<Option<Vec<&'a Blob>>, JobError> {
+        let Some(piece) = piece else { return Ok(None) };
+        let claimed: HashSet<BlobId> = self.store.catalog().claim(piece, self.cutoffs()).await?.into_iter().collect();
+        tally.kept.add("changed", (piece.len() - claimed.len()) as u64);
+        Ok(Some(piece.iter().filter(|blob| claimed.contains(&blob.id)).collect()))
+    }
+
+    /// Puts those off whose bytes could not be deleted, and answers the others.
+    async fn put_off<'a>(
+        &self,
+        blobs: Vec<&'a Blob>,
+        answers: Vec<Result<(), BlobError>>,
+        tally: &mut Tally,
+    ) -> Result<Vec<&'a Blob>, JobError> {
+        let (mut gone, mut failed) = (Vec::with_capacity(blobs.len()), Vec::new());
+        for (blob, answer) in blobs.into_iter().zip(answers) {
+            match answer {
+                Ok(()) => gone.push(blob),
+                Err(error) => {
+                    tally.fail(&Self::id(blob), &error);
+                    failed.push((blob.id, crate::report::chain(&error)));
+                }
+            }
+        }
+        if !failed.is_empty() {
+            self.store.catalog().put_off(&failed).await?;
+        }
+        Ok(gone)
+    }
+
+    /// The end of step 7, for blobs whose bytes are gone.
+    async fn forget(&self, gone: &[&Blob], tally: &mut Tally) -> Result<(), JobError> {
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<BlobId> = gone.iter().map(|blob| blob.id).collect();
+        self.store.catalog().forget(&ids).await?;
+        tally.deleted.add("blobs", gone.len() as u64);
+        tally.bytes_freed += gone.iter().map(|blob| blob.size).sum::<u64>();
+        Ok(())
+    }
+
     /// Releases what the failed ones among the next tasks hold; `false` after the last.
     async fn release(&mut self, after: Option<String>, leave: Leave<'_>, tally: &mut Tally) -> Result<bool, JobError> {
-        let tasks = self.store.catalog().open_tasks(after.as_deref(), BATCH_MAX).await?;
+        let tasks = self.store.catalog().open_tasks(after.as_deref(), TASKS_MAX).await?;
         let now = self.store.catalog().now().await?;
         let Some(last) = tasks.last().map(|task| task.id.clone()) else { return Ok(false) };
         let failed = self.failed.among(tasks, now).await?;
@@ -213,30 +261,25 @@ impl Job for Orphans {
         _: Duration,
         tally: &mut Tally,
     ) -> Result<Vec<String>, JobError> {
-        let (began, catalog) = (Instant::now(), self.store.catalog());
-        let claimed: HashSet<BlobId> = catalog.claim(items, self.cutoffs()).await?.into_iter().collect();
-        let blobs: Vec<&Blob> = items.iter().filter(|blob| claimed.contains(&blob.id)).collect();
-        let keys: Vec<Key> = blobs.iter().map(|blob| blob.key()).collect();
-        let (mut gone, mut failed) = (Vec::with_capacity(keys.len()), Vec::new());
-        for (blob, answer) in blobs.into_iter().zip(self.store.objects().delete(&keys).await) {
-            match answer {
-                Ok(()) => gone.push(blob),
-                Err(error) => {
-                    tally.fail(&Self::id(blob), &error);
-                    failed.push((blob.id, crate::report::chain(&error)));
-                }
-            }
+        let began = Instant::now();
+        let mut pieces = items.chunks(CLAIM_MAX);
+        let mut next = self.claim(pieces.next(), tally).await?;
+        let (mut gone, mut count, mut ids) = (Vec::new(), 0, Vec::with_capacity(items.len()));
+        while let Some(claimed) = next {
+            count += claimed.len();
+            let keys: Vec<Key> = claimed.iter().map(|blob| blob.key()).collect();
+            let others = async {
+                self.forget(&std::mem::take(&mut gone), tally).await?;
+                self.claim(pieces.next(), tally).await
+            };
+            let (answers, others) = tokio::join!(self.store.objects().delete(&keys), others);
+            next = others?;
+            gone = self.put_off(claimed, answers, tally).await?;
+            ids.extend(gone.iter().map(|blob| Self::id(blob).into_owned()));
         }
-        if !failed.is_empty() {
-            catalog.put_off(&failed).await?;
-        }
-        let ids: Vec<BlobId> = gone.iter().map(|blob| blob.id).collect();
-        catalog.forget(&ids).await?;
-        tally.deleted.add("blobs", gone.len() as u64);
-        tally.bytes_freed += gone.iter().map(|blob| blob.size).sum::<u64>();
-        tally.kept.add("changed", (items.len() - claimed.len()) as u64);
-        self.keep_to_rate(began, keys.len()).await;
-        Ok(gone.into_iter().map(|blob| Self::id(blob).into_owned()).collect())
+        self.forget(&gone, tally).await?;
+        self.keep_to_rate(began, count).await;
+        Ok(ids)
     }
 
     async fn rest(&mut self, leave: Leave<'_>, _: Duration, tally: &mut Tally) -> Result<bool, JobError> {

@@ -152,6 +152,11 @@ impl Objects for Folder {
         &self.spool
     }
 
+    /// The spooled file becomes the object.
+    fn is_spool_durable(&self) -> bool {
+        true
+    }
+
     async fn identity(&self) -> Result<Option<String>, BlobError> {
         let root = Arc::clone(&self.root);
         let looked = blocking(move || {

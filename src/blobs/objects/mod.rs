@@ -48,6 +48,11 @@ pub trait Objects: Send + Sync + Debug {
     /// The folder in which streams are spooled.
     fn spool(&self) -> &std::path::Path;
 
+    /// Whether a spooled file is to be durable: then it is on its way to the disk while more of it comes.
+    fn is_spool_durable(&self) -> bool {
+        false
+    }
+
     /// The identity of the catalog that these objects belong to; `None` where they are not marked, because none has been
     /// put yet.
     ///

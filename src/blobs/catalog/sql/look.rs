@@ -13,14 +13,19 @@ use crate::blobs::{Blob, BlobId, Digest, OpenTask, Ref, Totals};
 
 const NOW: &str = "SELECT {now}";
 
+/// The ids of all blobs of a digest, live or not: there is an index for either.
+const OF_DIGEST: &str = "
+(SELECT id FROM janitor_blob WHERE digest = $1 AND state = 'live'
+    UNION ALL SELECT id FROM janitor_blob WHERE digest = $1 AND state <> 'live')";
+
 const BLOBS: &str = "
-SELECT {blob} FROM janitor_blob AS b WHERE b.digest = $1
+SELECT {blob} FROM janitor_blob AS b WHERE b.id IN {of_digest}
 ORDER BY CASE b.state WHEN 'live' THEN 0 ELSE 1 END, b.created_at, b.id";
 
 const REFS: &str = "
 SELECT {ref} FROM janitor_blob AS b JOIN janitor_blob_ref AS r ON r.blob_id = b.id
 LEFT JOIN janitor_blob_task AS t ON t.id = r.task
-WHERE b.digest = $1 ORDER BY r.created_at, r.task, r.attempt, r.name, r.blob_id LIMIT $2";
+WHERE b.id IN {of_digest} ORDER BY r.created_at, r.task, r.attempt, r.name, r.blob_id LIMIT $2";
 
 /// Refs in the order of their key, behind one; `{which}` is what a filter adds.
 const LIST: &str = "
@@ -149,7 +154,7 @@ impl SqlCatalog {
 
 /// The statement with the columns of what it reads.
 pub(super) fn columns(text: &str) -> String {
-    text.replace("{blob}", BLOB).replace("{ref}", REF).replace("{task}", TASK)
+    text.replace("{blob}", BLOB).replace("{ref}", REF).replace("{task}", TASK).replace("{of_digest}", OF_DIGEST)
 }
 
 /// The id that a row is of.

@@ -6,7 +6,7 @@
 
 use sqlx::{AnyConnection, Row};
 
-use super::{Fail, SqlCatalog, put::over, rows};
+use super::{Fail, SqlCatalog, look::columns, put::over, rows};
 use crate::blobs::{BlobError, Digest, OpenTask, Released, TASK_TTL};
 
 const HOLD_TASK: &str = "SELECT closed FROM janitor_blob_task WHERE id = $1 {lock}";
@@ -44,11 +44,11 @@ const DROP_UNFINISHED: &str =
     "DELETE FROM janitor_blob_ref WHERE task = $1 AND final = 0 AND attempt <= $2 RETURNING blob_id";
 
 const HOLD_DIGEST: &str = "
-SELECT id FROM janitor_blob WHERE digest = $2 AND id IN (SELECT blob_id FROM janitor_blob_ref WHERE task = $1)
+SELECT id FROM janitor_blob WHERE id IN {of_digest} AND id IN (SELECT blob_id FROM janitor_blob_ref WHERE task = $2)
 ORDER BY id {lock}";
 
 const DROP_DIGEST: &str = "
-DELETE FROM janitor_blob_ref WHERE task = $1 AND blob_id IN (SELECT id FROM janitor_blob WHERE digest = $2)
+DELETE FROM janitor_blob_ref WHERE task = $2 AND blob_id IN {of_digest}
 RETURNING blob_id";
 
 const SET_ZERO: &str = "
@@ -127,8 +127,8 @@ impl SqlCatalog {
     ) -> Result<Released, Fail> {
         let text = digest.to_string();
         self.hold_task(connection, task).await?;
-        sqlx::query(self.sql(HOLD_DIGEST)).bind(task).bind(&text).fetch_all(&mut *connection).await?;
-        let dropped = sqlx::query_scalar(self.sql(DROP_DIGEST)).bind(task).bind(&text);
+        sqlx::query(self.sql(&columns(HOLD_DIGEST))).bind(&text).bind(task).fetch_all(&mut *connection).await?;
+        let dropped = sqlx::query_scalar(self.sql(&columns(DROP_DIGEST))).bind(&text).bind(task);
         let dropped: Vec<String> = dropped.fetch_all(&mut *connection).await?;
         if dropped.is_empty() {
             return Err(BlobError::NoRef { task: task.to_owned(), what: format!("of blob {digest}") }.into());
