@@ -48,11 +48,8 @@ pub(super) async fn spool(
     let (to_file, pieces) = channel(PIECES_MAX);
     let out = file.as_file().try_clone().map_err(failed)?;
     let (to_sync, written) = channel(1);
-    let syncing = if over.is_spool_durable() {
-        Some((file.as_file().try_clone().map_err(failed)?, written))
-    } else {
-        None
-    };
+    let syncing =
+        if over.is_spool_durable() { Some((file.as_file().try_clone().map_err(failed)?, written)) } else { None };
     let syncing = spawn_blocking(move || syncing.map_or(Ok(()), |(file, written)| sync(&file, written)));
     let writing = spawn_blocking(move || write(out, pieces, &to_sync));
 

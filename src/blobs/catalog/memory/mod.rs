@@ -6,7 +6,6 @@ use std::{
     cmp::Reverse,
     collections::{BTreeSet, HashSet},
     sync::{Arc, Mutex, MutexGuard},
-    time::Duration,
 };
 
 use async_trait::async_trait;
