@@ -46,7 +46,7 @@ impl MemoryCatalog {
 
     /// Puts the catalog's clock forward.
     #[cfg(feature = "test-util")]
-    pub fn advance(&self, by: Duration) {
+    pub fn advance(&self, by: std::time::Duration) {
         self.open().0.ahead += by;
     }
 
