@@ -50,19 +50,29 @@ impl Dialect {
         }
     }
 
-    /// Claims those of the blobs in `$1` that `{may}` allows. Postgres holds them first, and leaves out what somebody else
-    /// holds, who puts or claims it; in SQLite the transaction holds all.
-    pub(super) const fn claim(self) -> &'static str {
+    /// Those of the blobs in `$1` that `{may}` allows, as a JSON list. Postgres holds them, and leaves out what somebody
+    /// else holds, who puts or claims it; in SQLite the transaction holds all.
+    pub(super) const fn hold_claimable(self) -> &'static str {
         match self {
             Self::Sqlite => {
-                "UPDATE janitor_blob AS b SET state = 'deleting', next_at = {now}
-                WHERE b.id IN (SELECT value FROM {list}) AND ({may}) RETURNING id"
+                "SELECT json_group_array(b.id) FROM janitor_blob AS b WHERE b.id IN (SELECT value FROM {list}) AND ({may})"
             }
             Self::Postgres => {
-                "UPDATE janitor_blob SET state = 'deleting', next_at = {now} WHERE id IN (
+                "SELECT CAST(coalesce(json_agg(c.id), '[]') AS TEXT) FROM (
                     SELECT b.id FROM janitor_blob AS b WHERE b.id IN (SELECT value FROM {list}) AND ({may})
                     ORDER BY b.id FOR UPDATE SKIP LOCKED
-                ) RETURNING id"
+                ) AS c"
+            }
+        }
+    }
+
+    /// The rows of `page`, which has `columns` of `janitor_blob AS b`, as one JSON list of lists: the driver hands rows over
+    /// one by one, and a sweep reads many.
+    pub(super) fn packed(self, columns: &str, page: &str) -> String {
+        match self {
+            Self::Sqlite => format!("SELECT json_group_array(json_array({columns})) FROM ({page}) AS b"),
+            Self::Postgres => {
+                format!("SELECT CAST(coalesce(json_agg(json_build_array({columns})), '[]') AS TEXT) FROM ({page}) AS b")
             }
         }
     }

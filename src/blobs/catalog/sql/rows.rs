@@ -39,14 +39,54 @@ pub(super) fn limit(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
+/// A row of [`BLOB`] in a JSON list.
+type Packed = (String, String, i64, String, i64, i64, Option<i64>, i64, Option<i64>, Option<String>);
+
+/// The blobs in a JSON list of rows.
+pub(super) fn unpacked(text: &str) -> Result<Vec<Blob>, Error> {
+    let rows: Vec<Packed> = serde_json::from_str(text).map_err(|error| Error::Decode(error.into()))?;
+    let blob = |(id, digest, size, state, created_at, touched_at, zero_since, attempts, next_at, error): Packed| {
+        Ok(Blob {
+            id: read(&id)?,
+            digest: read(&digest)?,
+            size: whole("size", size)?,
+            state: self::state(&state)?,
+            created_at: time(created_at)?,
+            touched_at: time(touched_at)?,
+            zero_since: zero_since.map(time).transpose()?,
+            attempts: whole("attempts", attempts)?,
+            next_at: next_at.map(time).transpose()?,
+            error,
+        })
+    };
+    rows.into_iter().map(blob).collect()
+}
+
+/// The ids in a JSON list.
+pub(super) fn ids(text: &str) -> Result<Vec<BlobId>, Error> {
+    let ids: Vec<String> = serde_json::from_str(text).map_err(|error| Error::Decode(error.into()))?;
+    ids.iter().map(|id| read(id)).collect()
+}
+
+fn read<T: std::str::FromStr<Err = BlobError>>(text: &str) -> Result<T, Error> {
+    text.parse().map_err(|error: BlobError| Error::Decode(error.into()))
+}
+
+fn whole<T: TryFrom<i64>>(name: &str, number: i64) -> Result<T, Error> {
+    T::try_from(number).map_err(|_| unreadable(name, &number.to_string()))
+}
+
+fn state(text: &str) -> Result<State, Error> {
+    let known = [State::Pending, State::Live, State::Deleting].into_iter().find(|known| known.as_str() == text);
+    known.ok_or_else(|| unreadable("state", text))
+}
+
 pub(super) fn blob(row: &AnyRow) -> Result<Blob, Error> {
-    let state: String = row.try_get("state")?;
-    let known = [State::Pending, State::Live, State::Deleting].into_iter().find(|known| known.as_str() == state);
     Ok(Blob {
         id: parsed(row, "id")?,
         digest: parsed(row, "digest")?,
         size: number(row, "size")?,
-        state: known.ok_or_else(|| unreadable("state", &state))?,
+        state: state(row.try_get::<&str, _>("state")?)?,
         created_at: time(row.try_get("created_at")?)?,
         touched_at: time(row.try_get("touched_at")?)?,
         zero_since: row.try_get::<Option<i64>, _>("zero_since")?.map(time).transpose()?,
@@ -89,13 +129,12 @@ pub(super) fn time(millis: i64) -> Result<DateTime<Utc>, Error> {
 
 /// The id or digest in the column `name`.
 pub(super) fn parsed<T: std::str::FromStr<Err = BlobError>>(row: &AnyRow, name: &str) -> Result<T, Error> {
-    row.try_get::<String, _>(name)?.parse().map_err(|error: BlobError| Error::Decode(error.into()))
+    read(row.try_get::<&str, _>(name)?)
 }
 
 /// The number in the column `name`, which is none below zero.
 pub(super) fn number<T: TryFrom<i64>>(row: &AnyRow, name: &str) -> Result<T, Error> {
-    let number: i64 = row.try_get(name)?;
-    T::try_from(number).map_err(|_| unreadable(name, &number.to_string()))
+    whole(name, row.try_get(name)?)
 }
 
 pub(super) fn unreadable(what: &str, value: &str) -> Error {

@@ -4,8 +4,8 @@ use sqlx::{AnyConnection, Error};
 
 use super::{
     Cutoffs, Fail, SqlCatalog,
-    look::{columns, id},
-    rows,
+    look::columns,
+    rows::{self, BLOB},
 };
 use crate::blobs::{Blob, BlobId, State, Totals};
 
@@ -39,6 +39,10 @@ b.state = 'deleting' AND b.next_at <= $2
 OR b.state = 'pending' AND b.touched_at < $3
 OR b.state = 'live' AND b.zero_since < $4
     AND NOT EXISTS (SELECT 1 FROM janitor_blob_ref AS r WHERE r.blob_id = b.id)";
+
+/// Claims what is held.
+const CLAIM: &str = "
+UPDATE janitor_blob SET state = 'deleting', next_at = {now} WHERE id IN (SELECT value FROM {list})";
 
 const FORGET: &str = "
 DELETE FROM janitor_blob WHERE id IN (
@@ -112,14 +116,13 @@ impl SqlCatalog {
         let first = Stage::ALL.iter().position(|stage| after.is_some_and(|after| after.state == stage.state()));
         for stage in &Stage::ALL[first.unwrap_or(0)..] {
             let after = after.filter(|after| after.state == stage.state());
-            let read = sqlx::query(self.sql(&columns(stage.page())))
+            let read = sqlx::query_scalar(self.sql(&self.dialect.packed(BLOB, &columns(stage.page()))))
                 .bind(stage.cutoff(cutoffs))
                 .bind(after.map_or(i64::MIN, |after| stage.position(after)))
                 .bind(after.map_or_else(String::new, |after| after.id.to_string()))
                 .bind(rows::limit(limit - due.len()));
-            for row in read.fetch_all(&self.pool).await? {
-                due.push(rows::blob(&row)?);
-            }
+            let packed: String = read.fetch_one(&self.pool).await?;
+            due.append(&mut rows::unpacked(&packed)?);
             if due.len() >= limit {
                 break;
             }
@@ -140,10 +143,11 @@ impl SqlCatalog {
         ids: &str,
         cutoffs: Cutoffs,
     ) -> Result<Vec<BlobId>, Fail> {
-        let claim = sqlx::query(self.sql(&self.dialect.claim().replace("{may}", MAY_CLAIM))).bind(ids);
-        let claim = Stage::ALL.iter().fold(claim, |claim, stage| claim.bind(stage.cutoff(cutoffs)));
-        let claimed = claim.fetch_all(connection).await?;
-        Ok(claimed.iter().map(id).collect::<Result<_, Error>>()?)
+        let hold = sqlx::query_scalar(self.sql(&self.dialect.hold_claimable().replace("{may}", MAY_CLAIM))).bind(ids);
+        let hold = Stage::ALL.iter().fold(hold, |hold, stage| hold.bind(stage.cutoff(cutoffs)));
+        let held: String = hold.fetch_one(&mut *connection).await?;
+        sqlx::query(self.sql(CLAIM)).bind(&held).execute(connection).await?;
+        Ok(rows::ids(&held)?)
     }
 
     pub(super) async fn forget_in(&self, connection: &mut AnyConnection, ids: &str) -> Result<u64, Fail> {
