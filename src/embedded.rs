@@ -3,7 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sqlx::{
@@ -19,6 +19,8 @@ pub const FILE: &str = "janitor.db";
 const MARK: &str = "PRAGMA application_id = 0x6a616e69";
 /// How long a statement waits for another process that writes.
 const BUSY_MAX: Duration = Duration::from_secs(5);
+/// How soon opening the file is tried again that another process is making.
+const AGAIN: Duration = Duration::from_millis(25);
 /// How long a caller waits for a connection: a bit longer than whoever has it may wait.
 const CONNECTION_MAX: Duration = Duration::from_secs(10);
 /// The most connections of a process.
@@ -65,7 +67,16 @@ pub async fn open(data_dir: &Path) -> Result<SqlitePool, EmbeddedError> {
     }
     std::fs::create_dir_all(data_dir).map_err(|source| EmbeddedError::Folder { path: data_dir.to_owned(), source })?;
     let path = data_dir.join(FILE);
-    connect(&path).await.map_err(|source| EmbeddedError::File { what: what(&source), path, source })
+    let began = Instant::now();
+    loop {
+        match connect(&path).await {
+            // Two processes make the file at the same moment: SQLite waits for no lock where it sets a file's mode.
+            Err(error) if is_busy(&error) && began.elapsed() < BUSY_MAX => tokio::time::sleep(AGAIN).await,
+            connected => {
+                return connected.map_err(|source| EmbeddedError::File { what: what(&source), path, source });
+            }
+        }
+    }
 }
 
 /// A pool over the same file that shares nothing with `pool`; it connects when it is used.
@@ -96,11 +107,19 @@ fn pool_of(connections_max: u32) -> SqlitePoolOptions {
     SqlitePoolOptions::new().max_connections(connections_max).acquire_timeout(CONNECTION_MAX)
 }
 
+/// SQLite's primary result code: the low byte, the rest tells its variants apart.
+fn primary_code(error: &sqlx::Error) -> Option<u32> {
+    let code = error.as_database_error().and_then(DatabaseError::code).and_then(|code| code.parse::<u32>().ok());
+    code.map(|code| code & 0xff)
+}
+
+fn is_busy(error: &sqlx::Error) -> bool {
+    matches!(primary_code(error), Some(5 | 6))
+}
+
 /// SQLite's result codes, as what they mean to who has to mend it.
 fn what(error: &sqlx::Error) -> &'static str {
-    let code = error.as_database_error().and_then(DatabaseError::code).and_then(|code| code.parse::<u32>().ok());
-    // The low byte is the primary code, the rest tells its variants apart.
-    match code.map(|code| code & 0xff) {
+    match primary_code(error) {
         Some(5 | 6) => "is locked by another process",
         Some(8) => "cannot be written: the file, its folder or the file system is read-only",
         Some(10) => "cannot be read or written (is the disk full?)",

@@ -1,6 +1,6 @@
 //! The file of the embedded mode: what can be wrong with it, and who is told.
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{fs, path::Path, sync::Arc, thread, time::Duration};
 
 use apalis_janitor::{
     clock::SystemClock,
@@ -10,6 +10,8 @@ use apalis_janitor::{
 use futures::future::join_all;
 use tempfile::TempDir;
 
+use crate::cli::Cli;
+
 const TTL: Duration = Duration::from_mins(1);
 
 fn folder() -> TempDir {
@@ -18,6 +20,19 @@ fn folder() -> TempDir {
 
 async fn refused(data_dir: &Path) -> EmbeddedError {
     embedded::open(data_dir).await.expect_err("it cannot be opened")
+}
+
+/// Without waiting for each other one in forty rounds fails.
+#[test]
+fn many_processes_may_make_the_file_at_the_same_moment() {
+    for _ in 0..40 {
+        let cli = Cli::with("[jobs.x]\nkind = \"retention\"\nstore = \"memory:\"\nretention_days = 1\n");
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| cli.stdout("status"));
+            }
+        });
+    }
 }
 
 #[tokio::test]

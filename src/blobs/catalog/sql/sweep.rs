@@ -145,9 +145,9 @@ impl SqlCatalog {
     ) -> Result<Vec<BlobId>, Fail> {
         let hold = sqlx::query_scalar(self.sql(&self.dialect.hold_claimable().replace("{may}", MAY_CLAIM))).bind(ids);
         let hold = Stage::ALL.iter().fold(hold, |hold, stage| hold.bind(stage.cutoff(cutoffs)));
-        let held: String = hold.fetch_one(&mut *connection).await?;
-        sqlx::query(self.sql(CLAIM)).bind(&held).execute(connection).await?;
-        Ok(rows::ids(&held)?)
+        let claimable: String = hold.fetch_one(&mut *connection).await?;
+        sqlx::query(self.sql(CLAIM)).bind(&claimable).execute(connection).await?;
+        Ok(rows::ids(&claimable)?)
     }
 
     pub(super) async fn forget_in(&self, connection: &mut AnyConnection, ids: &str) -> Result<u64, Fail> {
