@@ -12,6 +12,7 @@ mod reader;
 mod scalar;
 mod schedule;
 mod secrets;
+mod stores;
 mod template;
 mod urls;
 mod values;
@@ -20,8 +21,9 @@ use std::{collections::BTreeMap, num::NonZeroU64, path::PathBuf, time::Duration}
 
 pub use errors::{ConfigError, ConfigErrors, ConfigWarning};
 pub use schedule::Schedule;
+pub use stores::StoreUrl;
 pub use template::TEMPLATE;
-pub use urls::{CatalogUrl, ObjectsUrl, SecretUrl, StoreUrl};
+pub use urls::{CatalogUrl, ObjectsUrl, SecretUrl};
 pub use values::{BatchSize, RetentionDays, Share};
 
 /// A validated `janitor.toml`.

@@ -110,34 +110,7 @@ fn readable_redis(_: &str) -> Result<(), String> {
     Err("built without `redis`: rebuild with --features redis".to_owned())
 }
 
-/// A store of runs, as configured.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StoreUrl {
-    /// `memory:`, for tests and the demo only.
-    Memory,
-    /// `sqlite:///abs` or `sqlite:rel`, made absolute.
-    Sqlite(PathBuf),
-}
-
-impl StoreUrl {
-    /// Reads a store's URL; a relative path starts at `folder`. The error is the rule that it breaks.
-    pub(super) fn parse(url: &str, folder: &Path) -> Result<Self, String> {
-        let (scheme, rest) = url.split_once(':').ok_or(STORE_RULE)?;
-        match scheme {
-            "memory" if rest.is_empty() => Ok(Self::Memory),
-            "memory" => Err("must be `memory:` and nothing more".to_owned()),
-            "sqlite" => sqlite_path(rest).map(|path| Self::Sqlite(folder.join(path))),
-            "postgresql" | "postgres" | "citus" | "mysql" | "mariadb" | "file" | "dynamodb" | "cassandra" => Err(
-                format!("built without `{scheme}`: this version has sqlite:///absolute, sqlite:relative and memory:"),
-            ),
-            other => Err(format!("{STORE_RULE}{}", did_you_mean(other, ["sqlite", "memory"]))),
-        }
-    }
-}
-
-const STORE_RULE: &str = "must be sqlite:///absolute/path, sqlite:relative/path or memory:";
-
-fn sqlite_path(rest: &str) -> Result<&Path, String> {
+pub(super) fn sqlite_path(rest: &str) -> Result<&Path, String> {
     if !cfg!(feature = "sqlite") {
         return Err("built without `sqlite`: rebuild with --features sqlite".to_owned());
     }
@@ -151,7 +124,7 @@ fn sqlite_path(rest: &str) -> Result<&Path, String> {
 }
 
 /// The path of a URL such as `sqlite:///abs` or `file:rel`.
-fn local_path<'u>(scheme: &str, rest: &'u str) -> Result<&'u Path, String> {
+pub(super) fn local_path<'u>(scheme: &str, rest: &'u str) -> Result<&'u Path, String> {
     let path = match rest.strip_prefix("//") {
         Some(path) if path.starts_with('/') => path,
         Some(_) => {
@@ -280,15 +253,6 @@ impl Display for CatalogUrl {
     }
 }
 
-impl Display for StoreUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Memory => f.write_str("memory:"),
-            Self::Sqlite(path) => write!(f, "sqlite://{}", path.display()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -328,19 +292,6 @@ mod tests {
             ("mysql://h/d?password=", false),
         ] {
             assert_eq!(SecretUrl::new(url).has_password(), has, "{url}");
-        }
-    }
-
-    #[test]
-    fn a_sqlite_path_is_absolute_or_starts_at_the_folder() {
-        let store = |url| StoreUrl::parse(url, Path::new("/etc/janitor")).unwrap();
-        assert_eq!(store("memory:"), StoreUrl::Memory);
-        assert_eq!(store("sqlite:///var/app.db").to_string(), "sqlite:///var/app.db");
-        assert_eq!(store("sqlite:/var/app.db").to_string(), "sqlite:///var/app.db");
-        assert_eq!(store("sqlite:app.db").to_string(), "sqlite:///etc/janitor/app.db");
-        assert_eq!(store("sqlite:../app.db").to_string(), "sqlite:///etc/janitor/../app.db");
-        for shown in ["memory:", "sqlite:///a b/ü%20#.db"] {
-            assert_eq!(store(shown).to_string(), shown);
         }
     }
 }

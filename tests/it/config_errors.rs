@@ -218,9 +218,8 @@ fn no_error_shows_a_password() {
              rediss://",
         ),
         (
-            "[jobs.x]\nkind = \"retention\"\nstore = \"postgresql://app:hunter2@db/app\"",
-            "3:9: jobs.x.store = \"postgresql://app:***@db/app\": built without `postgresql`: this version has \
-             sqlite:///absolute, sqlite:relative and memory:",
+            "[jobs.x]\nkind = \"retention\"\nstore = \"postgresql://app:hunter2@db\"",
+            "3:9: jobs.x.store = \"postgresql://app:***@db\": must be postgresql://[user[:password]@]host[:port]/database",
         ),
         (
             "[worker]\nhost = \"redis://:hunter2@db\"",
@@ -247,7 +246,9 @@ fn no_error_shows_a_password() {
 
 #[test]
 fn a_store_says_what_this_version_has() {
-    let rule = "must be sqlite:///absolute/path, sqlite:relative/path or memory:";
+    let rule = "must be postgresql://…, citus://…, mysql://…, sqlite:///absolute/path, sqlite:relative/path, \
+                file:///absolute/folder, dynamodb://region/table, cassandra://host/keyspace or memory:";
+    let table = "must be 3 to 255 letters, digits, `_`, `.` or `-`";
     for (store, error) in [
         ("app.db", rule),
         ("mongodb://db", rule),
@@ -257,9 +258,18 @@ fn a_store_says_what_this_version_has() {
         ("sqlite:", "must name a file; it takes no options"),
         ("sqlite::memory:", "must be `memory:` for a store in memory"),
         ("memory:x", "must be `memory:` and nothing more"),
+        ("file://app", "has two slashes: a relative path is file:path, an absolute one file:///path"),
+        ("mysql://h", "must be mysql://[user[:password]@]host[:port]/database"),
+        ("mysql:///app", "must be mysql://[user[:password]@]host[:port]/database"),
+        ("citus://h/a/b", "must be citus://[user[:password]@]host[:port]/database"),
+        ("cassandra://h", "must be cassandra://[user[:password]@]host[:port]/keyspace"),
+        ("dynamodb://pyworkflow", "must be dynamodb://region/table[?endpoint=http://host:port]"),
+        ("dynamodb://EU/app", "names the region \"EU\": must be small letters, digits and `-`"),
+        ("dynamodb://eu-west-1/ab", &format!("names the table \"ab\": {table}")),
+        ("dynamodb://eu-west-1/app?endpoint=h:1", "has an endpoint that must be http://host[:port] or https://"),
         (
-            "cassandra://h/k",
-            "built without `cassandra`: this version has sqlite:///absolute, sqlite:relative and memory:",
+            "dynamodb://eu-west-1/app?profile=x",
+            "takes the option endpoint only; credentials come from AWS_ACCESS_KEY_ID and the like",
         ),
         ("", rule),
     ] {

@@ -1,0 +1,173 @@
+//! URLs of stores of runs.
+
+use std::{
+    fmt::{self, Display},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    urls::{SecretUrl, local_path, sqlite_path},
+    values::did_you_mean,
+};
+
+/// A store of runs, as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreUrl {
+    /// `memory:`, for tests and the demo only.
+    Memory,
+    /// `sqlite:///abs` or `sqlite:rel`, made absolute.
+    Sqlite(PathBuf),
+    /// `file:///abs` or `file:rel`, made absolute: the folder of PyWorkflow's file storage.
+    File(PathBuf),
+    /// `postgresql://…`.
+    Postgres(SecretUrl),
+    /// `citus://…`, which is the URL of the coordinator.
+    Citus(SecretUrl),
+    /// `mysql://…` or `mariadb://…`.
+    Mysql(SecretUrl),
+    /// `dynamodb://region/table`. Who may use it is said by AWS's own variables, `AWS_ACCESS_KEY_ID` and so on.
+    Dynamodb {
+        /// The region.
+        region: String,
+        /// The table.
+        table: String,
+        /// `?endpoint=`: a server other than AWS's own.
+        endpoint: Option<String>,
+    },
+    /// `cassandra://[user:password@]host[:port][,host…]/keyspace`.
+    Cassandra(SecretUrl),
+}
+
+/// The schemes with the feature that each needs; none: it is always there.
+const SCHEMES: [(&str, Option<&str>); 10] = [
+    ("memory", None),
+    ("file", None),
+    ("sqlite", Some("sqlite")),
+    ("postgresql", Some("postgres")),
+    ("postgres", Some("postgres")),
+    ("citus", Some("postgres")),
+    ("mysql", Some("mysql")),
+    ("mariadb", Some("mysql")),
+    ("dynamodb", Some("dynamodb")),
+    ("cassandra", Some("cassandra")),
+];
+
+const RULE: &str = "must be postgresql://…, citus://…, mysql://…, sqlite:///absolute/path, sqlite:relative/path, \
+                    file:///absolute/folder, dynamodb://region/table, cassandra://host/keyspace or memory:";
+
+/// Whether this build has `feature`.
+const fn has(feature: &str) -> bool {
+    match feature.as_bytes() {
+        b"sqlite" => cfg!(feature = "sqlite"),
+        b"postgres" => cfg!(feature = "postgres"),
+        b"mysql" => cfg!(feature = "mysql"),
+        b"dynamodb" => cfg!(feature = "dynamodb"),
+        b"cassandra" => cfg!(feature = "cassandra"),
+        _ => false,
+    }
+}
+
+impl StoreUrl {
+    /// Reads a store's URL; a relative path starts at `folder`. The error is the rule that it breaks.
+    pub(super) fn parse(url: &str, folder: &Path) -> Result<Self, String> {
+        let (scheme, rest) = url.split_once(':').ok_or(RULE)?;
+        let Some((_, feature)) = SCHEMES.iter().find(|(known, _)| *known == scheme) else {
+            return Err(format!("{RULE}{}", did_you_mean(scheme, SCHEMES.map(|(known, _)| known))));
+        };
+        if let Some(feature) = feature.filter(|feature| !has(feature)) {
+            return Err(format!("built without `{feature}`: rebuild with --features {feature}"));
+        }
+        match scheme {
+            "memory" if rest.is_empty() => Ok(Self::Memory),
+            "memory" => Err("must be `memory:` and nothing more".to_owned()),
+            "sqlite" => sqlite_path(rest).map(|path| Self::Sqlite(folder.join(path))),
+            "file" => local_path("file", rest).map(|path| Self::File(folder.join(path))),
+            "citus" => database(scheme, rest).map(Self::Citus),
+            "mysql" | "mariadb" => database(scheme, rest).map(Self::Mysql),
+            "dynamodb" => dynamodb(rest),
+            "cassandra" => database(scheme, rest).map(Self::Cassandra),
+            _ => database(scheme, rest).map(Self::Postgres),
+        }
+    }
+}
+
+/// A URL that names a host and, behind one slash, a database.
+fn database(scheme: &str, rest: &str) -> Result<SecretUrl, String> {
+    let rule = || {
+        let name = if scheme == "cassandra" { "keyspace" } else { "database" };
+        format!("must be {scheme}://[user[:password]@]host[:port]/{name}")
+    };
+    let place = rest.strip_prefix("//").ok_or_else(rule)?;
+    let place = place.rsplit_once('@').map_or(place, |(_, place)| place);
+    let place = place.split_once('?').map_or(place, |(place, _)| place);
+    let (host, name) = place.split_once('/').ok_or_else(rule)?;
+    if host.is_empty() || name.is_empty() || name.contains('/') {
+        return Err(rule());
+    }
+    Ok(SecretUrl::new(format!("{scheme}:{rest}")))
+}
+
+fn dynamodb(rest: &str) -> Result<StoreUrl, String> {
+    const RULE: &str = "must be dynamodb://region/table[?endpoint=http://host:port]";
+    let rest = rest.strip_prefix("//").ok_or(RULE)?;
+    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (region, table) = place.split_once('/').ok_or(RULE)?;
+    let is_region = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if region.is_empty() || !region.chars().all(is_region) {
+        return Err(format!("names the region {region:?}: must be small letters, digits and `-`"));
+    }
+    let is_in_table = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    if !(3..=255).contains(&table.len()) || !table.chars().all(is_in_table) {
+        return Err(format!("names the table {table:?}: must be 3 to 255 letters, digits, `_`, `.` or `-`"));
+    }
+    let mut endpoint = None;
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=') {
+            Some(("endpoint", value)) if value.starts_with("http://") || value.starts_with("https://") => {
+                endpoint = Some(value.trim_end_matches('/').to_owned());
+            }
+            Some(("endpoint", _)) => {
+                return Err("has an endpoint that must be http://host[:port] or https://".to_owned());
+            }
+            _ => {
+                return Err(
+                    "takes the option endpoint only; credentials come from AWS_ACCESS_KEY_ID and the like".to_owned()
+                );
+            }
+        }
+    }
+    Ok(StoreUrl::Dynamodb { region: region.to_owned(), table: table.to_owned(), endpoint })
+}
+
+impl Display for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory => f.write_str("memory:"),
+            Self::Sqlite(path) => write!(f, "sqlite://{}", path.display()),
+            Self::File(path) => write!(f, "file://{}", path.display()),
+            Self::Postgres(url) | Self::Citus(url) | Self::Mysql(url) | Self::Cassandra(url) => Display::fmt(url, f),
+            Self::Dynamodb { region, table, endpoint: None } => write!(f, "dynamodb://{region}/{table}"),
+            Self::Dynamodb { region, table, endpoint: Some(endpoint) } => {
+                write!(f, "dynamodb://{region}/{table}?endpoint={endpoint}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sqlite_path_is_absolute_or_starts_at_the_folder() {
+        let store = |url| StoreUrl::parse(url, Path::new("/etc/janitor")).unwrap();
+        assert_eq!(store("memory:"), StoreUrl::Memory);
+        assert_eq!(store("sqlite:///var/app.db").to_string(), "sqlite:///var/app.db");
+        assert_eq!(store("sqlite:/var/app.db").to_string(), "sqlite:///var/app.db");
+        assert_eq!(store("sqlite:app.db").to_string(), "sqlite:///etc/janitor/app.db");
+        assert_eq!(store("sqlite:../app.db").to_string(), "sqlite:///etc/janitor/../app.db");
+        for shown in ["memory:", "sqlite:///a b/ü%20#.db"] {
+            assert_eq!(store(shown).to_string(), shown);
+        }
+    }
+}
