@@ -129,12 +129,23 @@ impl Orphans {
         }
     }
 
-    /// Step 6; nothing where there is no piece.
-    async fn claim<'a>(&self, piece: Option<&'a [Blob]>, tally: &mut Tally) -> Result<Option<Vec<&'a Blob>>, JobError> {
-        let Some(piece) = piece else { return Ok(None) };
-        let claimed: HashSet<BlobId> = self.store.catalog().claim(piece, self.cutoffs()).await?.into_iter().collect();
+    /// Forgets those whose bytes are gone, which is the end of step 7, and claims the next ones, which is step 6.
+    async fn turn<'a>(
+        &self,
+        gone: Vec<&Blob>,
+        piece: &'a [Blob],
+        tally: &mut Tally,
+    ) -> Result<Vec<&'a Blob>, JobError> {
+        if gone.is_empty() && piece.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids: Vec<BlobId> = gone.iter().map(|blob| blob.id).collect();
+        let claimed = self.store.catalog().forget_and_claim(&ids, piece, self.cutoffs()).await?;
+        tally.deleted.add("blobs", gone.len() as u64);
+        tally.bytes_freed += gone.iter().map(|blob| blob.size).sum::<u64>();
         tally.kept.add("changed", (piece.len() - claimed.len()) as u64);
-        Ok(Some(piece.iter().filter(|blob| claimed.contains(&blob.id)).collect()))
+        let claimed: HashSet<BlobId> = claimed.into_iter().collect();
+        Ok(piece.iter().filter(|blob| claimed.contains(&blob.id)).collect())
     }
 
     /// Puts those off whose bytes could not be deleted, and answers the others.
@@ -158,18 +169,6 @@ impl Orphans {
             self.store.catalog().put_off(&failed).await?;
         }
         Ok(gone)
-    }
-
-    /// The end of step 7, for blobs whose bytes are gone.
-    async fn forget(&self, gone: &[&Blob], tally: &mut Tally) -> Result<(), JobError> {
-        if gone.is_empty() {
-            return Ok(());
-        }
-        let ids: Vec<BlobId> = gone.iter().map(|blob| blob.id).collect();
-        self.store.catalog().forget(&ids).await?;
-        tally.deleted.add("blobs", gone.len() as u64);
-        tally.bytes_freed += gone.iter().map(|blob| blob.size).sum::<u64>();
-        Ok(())
     }
 
     /// Releases what the failed ones among the next tasks hold; `false` after the last.
@@ -262,22 +261,21 @@ impl Job for Orphans {
         tally: &mut Tally,
     ) -> Result<Vec<String>, JobError> {
         let began = Instant::now();
-        let mut pieces = items.chunks(CLAIM_MAX);
-        let mut next = self.claim(pieces.next(), tally).await?;
+        let mut pieces = items.chunks(CLAIM_MAX).chain([&[][..]]);
         let (mut gone, mut count, mut ids) = (Vec::new(), 0, Vec::with_capacity(items.len()));
-        while let Some(claimed) = next {
+        let mut claimed = self.turn(Vec::new(), pieces.next().unwrap_or_default(), tally).await?;
+        for piece in pieces {
             count += claimed.len();
             let keys: Vec<Key> = claimed.iter().map(|blob| blob.key()).collect();
-            let others = async {
-                self.forget(&std::mem::take(&mut gone), tally).await?;
-                self.claim(pieces.next(), tally).await
-            };
-            let (answers, others) = tokio::join!(self.store.objects().delete(&keys), others);
-            next = others?;
+            // The bytes of one piece go while the catalog is busy with those before and behind it.
+            let turn = self.turn(std::mem::take(&mut gone), piece, tally);
+            let (answers, next) = tokio::join!(self.store.objects().delete(&keys), turn);
+            let next = next?;
             gone = self.put_off(claimed, answers, tally).await?;
             ids.extend(gone.iter().map(|blob| Self::id(blob).into_owned()));
+            claimed = next;
         }
-        self.forget(&gone, tally).await?;
+        self.turn(gone, &[], tally).await?;
         self.keep_to_rate(began, count).await;
         Ok(ids)
     }

@@ -142,6 +142,18 @@ pub trait Catalog: Send + Sync + Debug {
     /// The end of step 7: forgets claimed blobs whose bytes are gone; answers how many.
     async fn forget(&self, ids: &[BlobId]) -> Result<u64, BlobError>;
 
+    /// Forgets `gone` and claims of `blobs`, as [`forget`](Self::forget) and [`claim`](Self::claim) do: in one transaction
+    /// where one costs much.
+    async fn forget_and_claim(
+        &self,
+        gone: &[BlobId],
+        blobs: &[Blob],
+        cutoffs: Cutoffs,
+    ) -> Result<Vec<BlobId>, BlobError> {
+        self.forget(gone).await?;
+        self.claim(blobs, cutoffs).await
+    }
+
     /// Deleting the bytes of these failed, and why: each is due again after 1 min × 2ⁿ, n being how often it failed before,
     /// and a day at most.
     async fn put_off(&self, failed: &[(BlobId, String)]) -> Result<(), BlobError>;

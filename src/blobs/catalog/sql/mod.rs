@@ -251,6 +251,19 @@ impl Catalog for SqlCatalog {
         write!(self, "blobs not forgotten", connection => self.forget_in(connection, &ids))
     }
 
+    async fn forget_and_claim(
+        &self,
+        gone: &[BlobId],
+        blobs: &[Blob],
+        cutoffs: Cutoffs,
+    ) -> Result<Vec<BlobId>, BlobError> {
+        let (gone, ids) = (rows::list(gone.iter().copied()), rows::list(blobs.iter().map(|blob| blob.id)));
+        write!(self, "blobs not claimed", connection => async {
+            self.forget_in(connection, &gone).await?;
+            self.claim_in(connection, &ids, cutoffs).await
+        })
+    }
+
     async fn put_off(&self, failed: &[(BlobId, String)]) -> Result<(), BlobError> {
         let failed = rows::failures(failed);
         write!(self, "blobs not put off", connection => self.put_off_in(connection, &failed))

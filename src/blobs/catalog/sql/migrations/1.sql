@@ -17,7 +17,6 @@ CREATE TABLE janitor_blob (
     error TEXT
 );
 CREATE UNIQUE INDEX janitor_blob_live ON janitor_blob (digest) WHERE state = 'live';
-CREATE INDEX janitor_blob_digest ON janitor_blob (digest) WHERE state <> 'live';
 CREATE INDEX janitor_blob_zero ON janitor_blob (zero_since, id) WHERE state = 'live' AND zero_since IS NOT NULL;
 CREATE INDEX janitor_blob_pending ON janitor_blob (touched_at, id) WHERE state = 'pending';
 CREATE INDEX janitor_blob_deleting ON janitor_blob (next_at, id) WHERE state = 'deleting';
