@@ -38,34 +38,22 @@ pub enum StoreUrl {
     Cassandra(SecretUrl),
 }
 
-/// The schemes with the feature that each needs; none: it is always there.
-const SCHEMES: [(&str, Option<&str>); 10] = [
+/// The schemes with the feature that each needs, and whether this build has it; none: it is always there.
+const SCHEMES: [(&str, Option<(&str, bool)>); 10] = [
     ("memory", None),
     ("file", None),
-    ("sqlite", Some("sqlite")),
-    ("postgresql", Some("postgres")),
-    ("postgres", Some("postgres")),
-    ("citus", Some("postgres")),
-    ("mysql", Some("mysql")),
-    ("mariadb", Some("mysql")),
-    ("dynamodb", Some("dynamodb")),
-    ("cassandra", Some("cassandra")),
+    ("sqlite", Some(("sqlite", cfg!(feature = "sqlite")))),
+    ("postgresql", Some(("postgres", cfg!(feature = "postgres")))),
+    ("postgres", Some(("postgres", cfg!(feature = "postgres")))),
+    ("citus", Some(("postgres", cfg!(feature = "postgres")))),
+    ("mysql", Some(("mysql", cfg!(feature = "mysql")))),
+    ("mariadb", Some(("mysql", cfg!(feature = "mysql")))),
+    ("dynamodb", Some(("dynamodb", cfg!(feature = "dynamodb")))),
+    ("cassandra", Some(("cassandra", cfg!(feature = "cassandra")))),
 ];
 
 const RULE: &str = "must be postgresql://…, citus://…, mysql://…, sqlite:///absolute/path, sqlite:relative/path, \
                     file:///absolute/folder, dynamodb://region/table, cassandra://host/keyspace or memory:";
-
-/// Whether this build has `feature`.
-const fn has(feature: &str) -> bool {
-    match feature.as_bytes() {
-        b"sqlite" => cfg!(feature = "sqlite"),
-        b"postgres" => cfg!(feature = "postgres"),
-        b"mysql" => cfg!(feature = "mysql"),
-        b"dynamodb" => cfg!(feature = "dynamodb"),
-        b"cassandra" => cfg!(feature = "cassandra"),
-        _ => false,
-    }
-}
 
 impl StoreUrl {
     /// Reads a store's URL; a relative path starts at `folder`. The error is the rule that it breaks.
@@ -74,7 +62,7 @@ impl StoreUrl {
         let Some((_, feature)) = SCHEMES.iter().find(|(known, _)| *known == scheme) else {
             return Err(format!("{RULE}{}", did_you_mean(scheme, SCHEMES.map(|(known, _)| known))));
         };
-        if let Some(feature) = feature.filter(|feature| !has(feature)) {
+        if let Some((feature, false)) = feature {
             return Err(format!("built without `{feature}`: rebuild with --features {feature}"));
         }
         match scheme {
