@@ -37,9 +37,13 @@ impl Default for Keys {
 impl Keys {
     /// Tries whether the database's order keeps the keys of a run together. Reads no rows.
     pub(super) async fn probe(pool: &PgPool) -> Result<Self, sqlx::Error> {
+        // A column with an order of its own is not what is tried out here.
+        let is_default = "SELECT o.collname = 'default' FROM pg_attribute AS a JOIN pg_collation AS o ON o.oid = a.attcollation \
+                          WHERE a.attrelid = to_regclass('checkpoints') AND a.attname = 'step_run_id'";
         let text = format!(
-            "SELECT bool_and({IN_ORDER}) FROM unnest($1::text[]) AS b (run_id) CROSS JOIN unnest($2::text[]) AS x (rest) \
-             CROSS JOIN LATERAL (SELECT step_run_id FROM checkpoints WHERE false UNION ALL SELECT b.run_id || ':' || x.rest) AS p (step_run_id)"
+            "SELECT bool_and({IN_ORDER}) AND ({is_default}) FROM (SELECT b.run_id, b.run_id || ':' || x.rest AS step_run_id \
+             FROM unnest($1::text[]) AS b (run_id) CROSS JOIN unnest($2::text[]) AS x (rest)) AS p \
+             CROSS JOIN LATERAL (SELECT p.run_id) AS b"
         );
         let ascii = (1..=127_u8).flat_map(|byte| [char::from(byte).to_string(), format!("{0}{0}", char::from(byte))]);
         let steps: Vec<String> = ascii.chain(STEPS.map(str::to_owned)).collect();
@@ -67,54 +71,76 @@ impl PostgresStore {
         gone: &[&str],
         others: &HashSet<&str>,
     ) -> Result<Vec<String>, Fail> {
-        let found = self.candidates(work, gone).await?;
+        let keys = self.candidates(work, gone).await?;
         let gone: HashSet<&str> = gone.iter().copied().collect();
-        let strange: Vec<&str> =
-            found.iter().flat_map(|(key, _)| prefixes(key)).filter(|id| !gone.contains(id)).collect();
-        let stay: HashSet<String> = if strange.is_empty() {
-            HashSet::new()
-        } else {
-            let text = format!("SELECT r.run_id FROM {} AS r WHERE r.run_id = ANY($1)", self.layout.runs);
-            let query = sqlx::query_scalar(statement(text)).bind(strange);
-            work.run(async |connection| query.fetch_all(connection).await).await?.into_iter().collect()
-        };
-        let mut keys = Vec::new();
-        for (key, steps_of) in &found {
-            let owners = || steps_of.iter().map(String::as_str).chain(prefixes(key).filter(|id| stay.contains(*id)));
-            if owners().any(|id| others.contains(id)) {
-                return Err(Fail::Tangled);
-            }
-            if owners().all(|id| gone.contains(id)) {
-                keys.push(key.clone());
-            }
+        let owners = self.strange_owners(work, &keys, &gone).await?;
+        if owners.iter().any(|(_, run)| others.contains(run.as_str())) {
+            return Err(Fail::Tangled);
+        }
+        Ok(without(keys, owners))
+    }
+
+    /// Those of `keys` that no run beside `gone` may own.
+    pub(super) async fn own_keys(
+        &self,
+        work: &mut Work<'_>,
+        keys: HashSet<String>,
+        gone: &HashSet<&str>,
+    ) -> Result<Vec<String>, StoreError> {
+        let owners = self.strange_owners(work, &keys, gone).await?;
+        Ok(without(keys, owners))
+    }
+
+    /// The keys that look like those of `gone`.
+    pub(super) async fn candidates(&self, work: &mut Work<'_>, gone: &[&str]) -> Result<HashSet<String>, StoreError> {
+        let by_run = format!(
+            "SELECT p.step_run_id FROM unnest($1::text[]) AS b (run_id) JOIN checkpoints AS p ON {}",
+            self.keys.condition
+        );
+        let by_step = "SELECT p.step_run_id FROM steps AS s JOIN checkpoints AS p ON p.step_run_id = s.step_id \
+                       WHERE s.run_id = ANY($1)";
+        let mut keys = HashSet::new();
+        for text in [by_run, by_step.to_owned()].into_iter().take(if self.tables.has("steps") { 2 } else { 1 }) {
+            let query = sqlx::query_scalar::<_, String>(statement(text)).bind(gone);
+            keys.extend(work.run(async |connection| query.fetch_all(connection).await).await?);
         }
         Ok(keys)
     }
 
-    /// The keys that look like those of `gone`, each with the runs that have a step of that id.
-    async fn candidates(&self, work: &mut Work<'_>, gone: &[&str]) -> Result<Vec<(String, Vec<String>)>, StoreError> {
-        let has_steps = self.tables.has("steps");
-        let steps_of = if has_steps {
-            "ARRAY(SELECT o.run_id FROM steps AS o WHERE o.step_id = p.step_run_id)"
-        } else {
-            "ARRAY[]::text[]"
-        };
-        let mut text = format!(
-            "SELECT p.step_run_id, {steps_of} FROM unnest($1::text[]) AS b (run_id) JOIN checkpoints AS p ON {}",
-            self.keys.condition
-        );
-        if has_steps {
-            text.push_str(
-                " UNION ALL SELECT p.step_run_id, ARRAY(SELECT o.run_id FROM steps AS o WHERE o.step_id = p.step_run_id) \
-                 FROM steps AS s JOIN checkpoints AS p ON p.step_run_id = s.step_id WHERE s.run_id = ANY($1)",
-            );
+    /// Keys with the runs beside `gone` that may own them: by the key's beginning, or by a step of that id.
+    async fn strange_owners(
+        &self,
+        work: &mut Work<'_>,
+        keys: &HashSet<String>,
+        gone: &HashSet<&str>,
+    ) -> Result<Vec<(String, String)>, StoreError> {
+        let mut owners = Vec::new();
+        if !keys.is_empty() && self.tables.has("steps") {
+            let text = "SELECT s.step_id, s.run_id FROM steps AS s WHERE s.step_id = ANY($1)";
+            let query = sqlx::query_as(text).bind(Vec::from_iter(keys));
+            let steps: Vec<(String, String)> = work.run(async |connection| query.fetch_all(connection).await).await?;
+            owners.extend(steps.into_iter().filter(|(_, run)| !gone.contains(run.as_str())));
         }
-        let query = sqlx::query_as(statement(text)).bind(gone);
-        work.run(async |connection| query.fetch_all(connection).await).await
+        let strange = |key| prefixes(key).filter(|id| !gone.contains(id));
+        let named: HashSet<&str> = keys.iter().flat_map(|key| strange(key)).collect();
+        if !named.is_empty() {
+            let text = format!("SELECT r.run_id FROM {} AS r WHERE r.run_id = ANY($1)", self.layout.runs);
+            let query = sqlx::query_scalar(statement(text)).bind(Vec::from_iter(named));
+            let runs: HashSet<String> =
+                work.run(async |connection| query.fetch_all(connection).await).await?.into_iter().collect();
+            let found = keys.iter().flat_map(|key| strange(key).map(move |run| (key, run)));
+            owners.extend(found.filter(|(_, run)| runs.contains(*run)).map(|(key, run)| (key.clone(), run.to_owned())));
+        }
+        Ok(owners)
     }
 }
 
 /// The ids of runs that a key may begin with.
 fn prefixes(key: &str) -> impl Iterator<Item = &str> {
     key.match_indices(':').map(|(at, _)| &key[..at])
+}
+
+fn without(keys: HashSet<String>, owners: Vec<(String, String)>) -> Vec<String> {
+    let stay: HashSet<String> = owners.into_iter().map(|(key, _)| key).collect();
+    keys.into_iter().filter(|key| !stay.contains(key)).collect()
 }

@@ -1,4 +1,7 @@
-//! Deletes a batch of runs with all that is their own, in a few short transactions that commit together.
+//! Deletes a batch of runs with all that is their own, in a few short transactions at a time.
+//!
+//! None of them commits before all can. Where a commit fails nevertheless, its runs stay and are counted so: what is told
+//! as gone is gone, and an error means that nothing is.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -35,16 +38,17 @@ impl From<StoreError> for Fail {
 }
 
 /// What a part's transaction has done, and does when it commits.
-struct Done {
-    gone: HashSet<String>,
-    counts: Counts,
-    changed: u64,
-    held: u64,
+#[derive(Default)]
+pub(super) struct Done {
+    pub(super) gone: HashSet<String>,
+    pub(super) counts: Counts,
+    pub(super) changed: u64,
+    pub(super) held: u64,
 }
 
 /// A run as it is now, locked.
-struct Locked {
-    id: String,
+pub(super) struct Locked {
+    pub(super) id: String,
     /// Where its row is.
     place: String,
     parent: Option<String>,
@@ -58,7 +62,11 @@ impl PostgresStore {
         limit: Duration,
     ) -> Result<Deleted, StoreError> {
         let until = Instant::now() + limit;
-        let mut answer = self.delete_parts(holder, split(runs, PARTS_MAX), until).await;
+        let mut answer = if self.is_distributed {
+            self.delete_by_node(holder, &unique(runs), until).await
+        } else {
+            self.delete_parts(holder, split(runs, PARTS_MAX), until).await
+        };
         if let Err(Fail::Tangled) = answer {
             answer = self.delete_parts(holder, split(runs, 1), until).await;
         }
@@ -79,7 +87,7 @@ impl PostgresStore {
         Ok(deleted)
     }
 
-    /// Deletes each part in a transaction of its own. None commits before all of them can.
+    /// Deletes each part in a transaction of its own.
     async fn delete_parts(
         &self,
         holder: (&str, Fence),
@@ -91,26 +99,11 @@ impl PostgresStore {
             let own: HashSet<&str> = part.iter().map(|run| run.id.as_str()).collect();
             let others = all.difference(&own).copied().collect();
             self.delete_part(holder, part, others, until)
-        }))
-        .await;
-        let (mut works, mut done, mut fails) = (Vec::new(), Vec::new(), Vec::new());
-        for part in prepared {
-            match part {
-                Ok((work, part)) => {
-                    works.push(work);
-                    done.push(part);
-                }
-                Err(fail) => fails.push(fail),
-            }
-        }
-        if let Some(worst) = fails.into_iter().min_by_key(rank) {
-            join_all(works.into_iter().map(Work::roll_back)).await;
-            return Err(worst);
-        }
-        for committed in join_all(works.into_iter().map(Work::commit)).await {
-            committed?;
-        }
-        Ok(done)
+        }));
+        let prepared = all_or_none(prepared.await).await?;
+        let (works, done): (Vec<Work<'_>>, Vec<Done>) = prepared.into_iter().unzip();
+        let committed = join_all(works.into_iter().map(Work::commit)).await;
+        settled(done.into_iter().zip(committed))
     }
 
     /// Deletes a part and leaves it to be committed, or rolls it back.
@@ -160,7 +153,7 @@ impl PostgresStore {
     }
 
     /// Locks those of `part` that are as they were read. What somebody else has locked is about to change.
-    async fn lock_as_seen(&self, work: &mut Work<'_>, part: &[&Seen]) -> Result<Vec<Locked>, StoreError> {
+    pub(super) async fn lock_as_seen(&self, work: &mut Work<'_>, part: &[&Seen]) -> Result<Vec<Locked>, StoreError> {
         let text = format!(
             "SELECT r.run_id, r.status, r.updated_at, r.parent_run_id, r.ctid::text FROM {} AS r \
              WHERE r.run_id = ANY($1) FOR UPDATE SKIP LOCKED",
@@ -193,16 +186,8 @@ impl PostgresStore {
         );
         let ids: Vec<&str> = locked.iter().map(|run| run.id.as_str()).collect();
         let query = sqlx::query_scalar(statement(text)).bind(ids);
-        let mut stack: Vec<String> = work.run(async |connection| query.fetch_all(connection).await).await?;
-        let parents: HashMap<String, Option<String>> =
-            locked.iter().map(|run| (run.id.clone(), run.parent.clone())).collect();
-        let mut held = HashSet::new();
-        while let Some(id) = stack.pop() {
-            let parent = parents.get(&id).cloned().flatten();
-            if held.insert(id) {
-                stack.extend(parent.filter(|parent| parents.contains_key(parent)));
-            }
-        }
+        let above = work.run(async |connection| query.fetch_all(connection).await).await?;
+        let held = held_by(&*locked, above);
         locked.retain(|run| !held.contains(&run.id));
         Ok(held.len() as u64)
     }
@@ -226,6 +211,63 @@ impl PostgresStore {
     }
 }
 
+/// The runs of `locked` that cannot go because those `above` a child cannot: they and whatever is above them.
+pub(super) fn held_by<'l>(locked: impl IntoIterator<Item = &'l Locked>, above: Vec<String>) -> HashSet<String> {
+    let parents: HashMap<&str, Option<&String>> =
+        locked.into_iter().map(|run| (run.id.as_str(), run.parent.as_ref())).collect();
+    let (mut stack, mut held) = (above, HashSet::new());
+    while let Some(id) = stack.pop() {
+        let parent = parents.get(id.as_str()).copied().flatten();
+        if parents.contains_key(id.as_str()) && held.insert(id) {
+            stack.extend(parent.cloned());
+        }
+    }
+    held
+}
+
+/// The runs, each once.
+fn unique(runs: &[Seen]) -> Vec<&Seen> {
+    let mut ids = HashSet::new();
+    runs.iter().filter(|run| ids.insert(run.id.as_str())).collect()
+}
+
+/// What all parts prepared; where one failed, the others are rolled back.
+pub(super) async fn all_or_none<T>(parts: Vec<Result<(Work<'_>, T), Fail>>) -> Result<Vec<(Work<'_>, T)>, Fail> {
+    let (mut ready, mut worst) = (Vec::new(), None::<Fail>);
+    for part in parts {
+        match part {
+            Ok(part) => ready.push(part),
+            Err(fail) if worst.as_ref().is_none_or(|worst| rank(&fail) < rank(worst)) => worst = Some(fail),
+            Err(_) => {}
+        }
+    }
+    let Some(worst) = worst else { return Ok(ready) };
+    join_all(ready.into_iter().map(|(work, _)| work.roll_back())).await;
+    Err(worst)
+}
+
+/// What of the parts is done. Some may be where another is not: its runs stay.
+pub(super) fn settled(parts: impl Iterator<Item = (Done, Result<(), StoreError>)>) -> Result<Vec<Done>, Fail> {
+    let (mut done, mut failed, mut first) = (Vec::new(), 0, None);
+    for (part, committed) in parts {
+        match committed {
+            Ok(()) => done.push(part),
+            Err(error) => {
+                tracing::warn!(%error, runs = part.gone.len(), "a part of a batch was not committed");
+                failed += part.gone.len() as u64;
+                first = first.or(Some(error));
+            }
+        }
+    }
+    match first {
+        Some(error) if done.iter().all(|part| part.gone.is_empty()) => Err(error.into()),
+        _ => {
+            done.push(Done { changed: failed, ..Done::default() });
+            Ok(done)
+        }
+    }
+}
+
 /// What is worse is told first: a batch that timed out may be tried again.
 fn rank(fail: &Fail) -> u8 {
     match fail {
@@ -236,11 +278,19 @@ fn rank(fail: &Fail) -> u8 {
 }
 
 /// Deletes the rows of `table` whose `column` is among `values`.
-async fn delete_rows<T>(work: &mut Work<'_>, table: &str, column: &str, values: &[T]) -> Result<u64, StoreError>
+pub(super) async fn delete_rows<T>(
+    work: &mut Work<'_>,
+    table: &str,
+    column: &str,
+    values: &[T],
+) -> Result<u64, StoreError>
 where
     for<'q> &'q [T]: sqlx::Encode<'q, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
     T: Sync,
 {
+    if values.is_empty() {
+        return Ok(0);
+    }
     let text = format!("DELETE FROM {table} WHERE {column} = ANY($1)");
     let query = sqlx::query(statement(text)).bind(values);
     Ok(work.run(async |connection| query.execute(connection).await).await?.rows_affected())

@@ -5,6 +5,7 @@
 
 mod check;
 mod checkpoints;
+mod citus;
 mod delete;
 mod errors;
 mod fence;
