@@ -11,6 +11,8 @@ pub mod conformance;
 pub mod layout;
 pub mod memory;
 pub mod policy;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
@@ -220,7 +222,7 @@ pub trait RunStore: Send + Sync + Debug {
 
 /// Opens the store that a job names.
 #[cfg_attr(
-    not(feature = "sqlite"),
+    not(any(feature = "sqlite", feature = "postgres")),
     expect(clippy::unused_async, reason = "the stores of other features are opened so")
 )]
 pub async fn open(config: &RetentionConfig) -> Result<std::sync::Arc<dyn RunStore>, StoreError> {
@@ -230,6 +232,10 @@ pub async fn open(config: &RetentionConfig) -> Result<std::sync::Arc<dyn RunStor
         #[cfg(feature = "sqlite")]
         StoreUrl::Sqlite(path) => {
             Ok(std::sync::Arc::new(sqlite::SqliteStore::open(path, &layout::PYWORKFLOW, config.batch_size).await?))
+        }
+        #[cfg(feature = "postgres")]
+        StoreUrl::Postgres(url) | StoreUrl::Citus(url) => {
+            Ok(std::sync::Arc::new(postgres::PostgresStore::open(url, &layout::PYWORKFLOW).await?))
         }
         // A configuration cannot be read that names one of these.
         url => Err(StoreError::Schema { store: "store", what: format!("built without what {url} needs") }),

@@ -1,14 +1,18 @@
 //! The answers to the run store seam.
 
 mod edges;
+pub mod postgres_world;
 mod random;
 mod reports;
 pub mod world;
 
 use apalis_janitor::{run_store_conformance, runs::memory::MemoryStore};
 
+use postgres_world::PostgresWorld;
 use world::SqliteWorld;
 
 run_store_conformance!(memory, MemoryStore::default());
 run_store_conformance!(sqlite, SqliteWorld::new("delete").await);
 run_store_conformance!(sqlite_wal, SqliteWorld::new("wal").await);
+run_store_conformance!(postgres, PostgresWorld::new(postgres_world::FRESH).await);
+run_store_conformance!(postgres_upgraded, PostgresWorld::new(postgres_world::UPGRADED).await);

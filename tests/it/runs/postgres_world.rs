@@ -1,0 +1,247 @@
+//! A Postgres database as PyWorkflow 0.4.0 leaves it, and the program that writes it.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use apalis_janitor::{
+    config::SecretUrl,
+    runs::{
+        RunStore, Stamp, StoreError,
+        conformance::{Subject, text},
+        layout::PYWORKFLOW,
+        memory::{Run, Thing},
+        postgres::PostgresStore,
+    },
+};
+use async_trait::async_trait;
+use sqlx::{
+    AssertSqlSafe, FromRow, PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions, PgRow},
+};
+
+use crate::postgres::Database;
+
+/// The dump of a schema that PyWorkflow 0.4.0 made.
+pub const FRESH: &str = include_str!("../../data/pyworkflow_postgres.sql");
+/// The dump of a schema that 0.2.6 made and 0.4.0 upgraded.
+pub const UPGRADED: &str = include_str!("../../data/pyworkflow_postgres_upgraded.sql");
+/// An instant as [`text`] writes it, but for a fraction that is 0.
+const FORM: &str = "YYYY-MM-DD\"T\"HH24:MI:SS.US\"+00:00\"";
+
+/// A database with the store over it.
+#[derive(Debug)]
+pub struct PostgresWorld {
+    pub store: Arc<PostgresStore>,
+    pub writer: PgPool,
+    pub url: String,
+    /// Dropped with this.
+    database: Option<Database>,
+}
+
+impl PostgresWorld {
+    /// A database with that schema, in which times may be missing, which the real one refuses.
+    pub async fn new(schema: &str) -> Self {
+        let schema = schema.replace("time zone DEFAULT now() NOT NULL", "time zone DEFAULT now()");
+        Self::with_schema(&schema.replace("time zone NOT NULL", "time zone")).await
+    }
+
+    /// A database with exactly that schema.
+    pub async fn with_schema(schema: &str) -> Self {
+        let database = Database::new();
+        let url = database.url();
+        let writer = writer(&url).await;
+        sqlx::raw_sql(AssertSqlSafe(schema.to_owned())).execute(&writer).await.expect("a schema");
+        let store = Arc::new(open(&url).await.expect("a store"));
+        Self { store, writer, url, database: Some(database) }
+    }
+
+    /// Executes statements as the program that owns the database.
+    pub async fn execute(&self, text: &str) {
+        sqlx::raw_sql(AssertSqlSafe(text.to_owned())).execute(&self.writer).await.expect("executed");
+    }
+
+    /// What a query of the owner answers.
+    pub async fn rows<T>(&self, text: &str) -> Vec<T>
+    where
+        T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
+    {
+        sqlx::query_as(AssertSqlSafe(text.to_owned())).fetch_all(&self.writer).await.expect("an answer")
+    }
+}
+
+/// A pool of the owner's, which may write in any order: nothing looks at its foreign keys.
+async fn writer(url: &str) -> PgPool {
+    let options: PgConnectOptions = url.parse().expect("a URL");
+    let options = options.options([("session_replication_role", "replica")]);
+    PgPoolOptions::new().max_connections(2).connect_with(options).await.expect("a database")
+}
+
+/// Opens the store at `url`.
+pub async fn open(url: &str) -> Result<PostgresStore, StoreError> {
+    PostgresStore::open(&SecretUrl::new(url), &PYWORKFLOW).await
+}
+
+/// A time as the database tells it; what is no time cannot be written into it.
+fn instant(at: Option<String>) -> Option<String> {
+    Stamp::read(at).instant.map(text)
+}
+
+/// JSON as the database tells it; what is none is written as a text.
+fn json(text: &str) -> String {
+    let value = serde_json::from_str(text).unwrap_or_else(|_| serde_json::Value::from(text));
+    value.to_string()
+}
+
+#[async_trait]
+impl Subject for PostgresWorld {
+    fn store(&self) -> Arc<dyn RunStore> {
+        self.store.clone()
+    }
+
+    fn stored(&self, thing: Thing) -> Thing {
+        match thing {
+            Thing::Run(run) => Thing::Run(Run {
+                created_at: instant(run.created_at.clone()),
+                updated_at: instant(run.updated_at.clone()),
+                ..run
+            }),
+            Thing::Signal { id, stream, kind, at } => Thing::Signal { id, stream, kind, at: instant(at) },
+            Thing::Acknowledgement { signal, step_run, at } => {
+                Thing::Acknowledgement { signal, step_run, at: instant(at) }
+            }
+            Thing::Subscription { stream, step_run, kinds, status, at } => {
+                Thing::Subscription { stream, step_run, kinds: json(&kinds), status, at: instant(at) }
+            }
+            Thing::Schedule { id, status, deleted_at } => {
+                Thing::Schedule { id, status, deleted_at: instant(deleted_at) }
+            }
+            thing @ (Thing::Owned { .. } | Thing::Checkpoint { .. }) => thing,
+        }
+    }
+
+    async fn put(&self, thing: Thing) {
+        let query = match self.stored(thing) {
+            Thing::Run(run) => return put_run(&self.writer, run).await,
+            Thing::Owned { kind, run, id } => return put_owned(&self.writer, &kind, &run, &id).await,
+            Thing::Checkpoint { key } => {
+                sqlx::query("INSERT INTO checkpoints (step_run_id, data) VALUES ($1, '{}')").bind(key)
+            }
+            Thing::Signal { id, stream, kind, at } => sqlx::query(
+                "INSERT INTO signals (stream_run_id, sequence, signal_id, stream_id, signal_type, published_at) \
+                 VALUES ($1, 0, $1, $2, $3, $4::text::timestamptz)",
+            )
+            .bind(id)
+            .bind(stream)
+            .bind(kind)
+            .bind(at),
+            Thing::Acknowledgement { signal, step_run, at } => {
+                sqlx::query("INSERT INTO signal_acknowledgments VALUES ($1, $2, $3::text::timestamptz)")
+                    .bind(signal)
+                    .bind(step_run)
+                    .bind(at)
+            }
+            Thing::Subscription { stream, step_run, kinds, status, at } => sqlx::query(
+                "INSERT INTO stream_subscriptions (stream_id, step_run_id, signal_types, status, created_at) \
+                 VALUES ($1, $2, $3::text::jsonb, $4, $5::text::timestamptz)",
+            )
+            .bind(stream)
+            .bind(step_run)
+            .bind(kinds)
+            .bind(status)
+            .bind(at),
+            Thing::Schedule { id, status, deleted_at } => sqlx::query(
+                "INSERT INTO schedules (schedule_id, status, deleted_at, workflow_name, spec, spec_type, overlap_policy, created_at, updated_at) \
+                 VALUES ($1, $2, $3::text::timestamptz, 'order', '{}', 'cron', 'skip', now(), now())",
+            )
+            .bind(id)
+            .bind(status)
+            .bind(deleted_at),
+        };
+        query.execute(&self.writer).await.expect("put");
+    }
+
+    async fn remove(&self, run: &str) {
+        for table in ["events", "steps", "hooks", "cancellation_flags", "workflow_runs"] {
+            let text = format!("DELETE FROM {table} WHERE run_id = $1");
+            sqlx::query(AssertSqlSafe(text)).bind(run).execute(&self.writer).await.expect("removed");
+        }
+    }
+
+    async fn things(&self) -> BTreeSet<Thing> {
+        let at = |column: &str| format!("to_char({column} AT TIME ZONE 'UTC', '{FORM}')");
+        let mut things = BTreeSet::new();
+        let runs = format!(
+            "SELECT run_id, status, workflow_name, {}, {}, parent_run_id, continued_from_run_id FROM workflow_runs",
+            at("created_at"),
+            at("updated_at")
+        );
+        things.extend(self.rows(&runs).await.into_iter().map(
+            |(id, status, workflow, created_at, updated_at, parent, continued_from)| {
+                Thing::Run(Run { id, status, workflow, created_at, updated_at, parent, continued_from })
+            },
+        ));
+        for (kind, id) in
+            [("events", "event_id"), ("steps", "step_id"), ("hooks", "hook_id"), ("cancellation_flags", "''")]
+        {
+            let owned = self.rows::<(String, String)>(&format!("SELECT run_id, {id} FROM {kind}")).await;
+            things.extend(owned.into_iter().map(|(run, id)| Thing::Owned { kind: kind.to_owned(), run, id }));
+        }
+        let keys = self.rows("SELECT step_run_id FROM checkpoints").await;
+        things.extend(keys.into_iter().map(|(key,)| Thing::Checkpoint { key }));
+        let signals = format!("SELECT signal_id, stream_id, signal_type, {} FROM signals", at("published_at"));
+        let signals = self.rows(&signals).await.into_iter();
+        things.extend(signals.map(|(id, stream, kind, at)| Thing::Signal { id, stream, kind, at }));
+        let read = format!("SELECT signal_id, step_run_id, {} FROM signal_acknowledgments", at("acknowledged_at"));
+        let read = self.rows(&read).await.into_iter();
+        things.extend(read.map(|(signal, step_run, at)| Thing::Acknowledgement { signal, step_run, at }));
+        let reads = format!(
+            "SELECT stream_id, step_run_id, signal_types::text, status, {} FROM stream_subscriptions",
+            at("created_at")
+        );
+        things.extend(
+            self.rows(&reads).await.into_iter().map(|(stream, step_run, kinds, status, at)| Thing::Subscription {
+                stream,
+                step_run,
+                kinds,
+                status,
+                at,
+            }),
+        );
+        let schedules = format!("SELECT schedule_id, status, {} FROM schedules", at("deleted_at"));
+        let schedules = self.rows(&schedules).await.into_iter();
+        things.extend(schedules.map(|(id, status, deleted_at)| Thing::Schedule { id, status, deleted_at }));
+        things.into_iter().map(|thing| self.stored(thing)).collect()
+    }
+}
+
+async fn put_run(writer: &PgPool, run: Run) {
+    let text = "INSERT INTO workflow_runs (run_id, status, workflow_name, created_at, updated_at, parent_run_id, continued_from_run_id) \
+                VALUES ($1, $2, $3, $4::text::timestamptz, $5::text::timestamptz, $6, $7) ON CONFLICT (run_id) DO UPDATE SET \
+                status = excluded.status, workflow_name = excluded.workflow_name, created_at = excluded.created_at, \
+                updated_at = excluded.updated_at, parent_run_id = excluded.parent_run_id, continued_from_run_id = excluded.continued_from_run_id";
+    sqlx::query(text)
+        .bind(run.id)
+        .bind(run.status)
+        .bind(run.workflow)
+        .bind(run.created_at)
+        .bind(run.updated_at)
+        .bind(run.parent)
+        .bind(run.continued_from)
+        .execute(writer)
+        .await
+        .expect("a run");
+}
+
+async fn put_owned(writer: &PgPool, kind: &str, run: &str, id: &str) {
+    let text = match kind {
+        "events" => "INSERT INTO events (run_id, event_id, sequence, type, timestamp) VALUES ($1, $2, 0, 'x', now())",
+        "steps" => {
+            "INSERT INTO steps (run_id, step_id, step_name, status, created_at) VALUES ($1, $2, 'x', 'completed', now())"
+        }
+        "hooks" => {
+            "INSERT INTO hooks (run_id, hook_id, token, created_at, status) VALUES ($1, $2, $1 || ':' || $2, now(), 'pending')"
+        }
+        "cancellation_flags" => "INSERT INTO cancellation_flags (run_id, created_at) SELECT $1, now() WHERE $2 = ''",
+        kind => panic!("no kind of thing: {kind}"),
+    };
+    sqlx::query(text).bind(run).bind(id).execute(writer).await.expect("a thing of a run");
+}
