@@ -10,6 +10,8 @@
 pub mod conformance;
 pub mod layout;
 pub mod memory;
+#[cfg(feature = "mysql")]
+pub mod mysql;
 pub mod policy;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
@@ -220,7 +222,7 @@ pub trait RunStore: Send + Sync + Debug {
 
 /// Opens the store that a job names.
 #[cfg_attr(
-    not(feature = "sqlite"),
+    not(any(feature = "sqlite", feature = "mysql")),
     expect(clippy::unused_async, reason = "the stores of other features are opened so")
 )]
 pub async fn open(config: &RetentionConfig) -> Result<std::sync::Arc<dyn RunStore>, StoreError> {
@@ -231,6 +233,8 @@ pub async fn open(config: &RetentionConfig) -> Result<std::sync::Arc<dyn RunStor
         StoreUrl::Sqlite(path) => {
             Ok(std::sync::Arc::new(sqlite::SqliteStore::open(path, &layout::PYWORKFLOW, config.batch_size).await?))
         }
+        #[cfg(feature = "mysql")]
+        StoreUrl::Mysql(url) => Ok(std::sync::Arc::new(mysql::MysqlStore::open(url, &layout::PYWORKFLOW).await?)),
         // A configuration cannot be read that names one of these.
         url => Err(StoreError::Schema { store: "store", what: format!("built without what {url} needs") }),
     }
