@@ -10,6 +10,8 @@
 pub mod conformance;
 pub mod layout;
 pub mod memory;
+#[cfg(feature = "mysql")]
+pub mod mysql;
 pub mod policy;
 #[cfg(feature = "postgres")]
 pub mod postgres;
@@ -223,6 +225,7 @@ pub trait RunStore: Send + Sync + Debug {
 /// Opens the store that a job names.
 #[cfg_attr(
     not(any(feature = "sqlite", feature = "postgres")),
+    not(any(feature = "sqlite", feature = "mysql")),
     expect(clippy::unused_async, reason = "the stores of other features are opened so")
 )]
 pub async fn open(config: &RetentionConfig) -> Result<std::sync::Arc<dyn RunStore>, StoreError> {
@@ -237,6 +240,8 @@ pub async fn open(config: &RetentionConfig) -> Result<std::sync::Arc<dyn RunStor
         StoreUrl::Postgres(url) | StoreUrl::Citus(url) => {
             Ok(std::sync::Arc::new(postgres::PostgresStore::open(url, &layout::PYWORKFLOW).await?))
         }
+        #[cfg(feature = "mysql")]
+        StoreUrl::Mysql(url) => Ok(std::sync::Arc::new(mysql::MysqlStore::open(url, &layout::PYWORKFLOW).await?)),
         // A configuration cannot be read that names one of these.
         url => Err(StoreError::Schema { store: "store", what: format!("built without what {url} needs") }),
     }

@@ -35,6 +35,7 @@ mod ledger;
 mod link;
 mod lock;
 mod metrics;
+mod mysql;
 mod orphans;
 mod postgres;
 mod process;

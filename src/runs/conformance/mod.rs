@@ -69,6 +69,11 @@ pub trait Subject: Send + Sync {
     fn stored(&self, thing: Thing) -> Thing {
         thing
     }
+
+    /// Whether the store can hold a run of this id: some limit how long one is.
+    fn holds(&self, _id: &str) -> bool {
+        true
+    }
 }
 
 #[async_trait]

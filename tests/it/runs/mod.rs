@@ -2,6 +2,7 @@
 
 mod edges;
 pub mod postgres_world;
+mod mysql;
 mod random;
 mod reports;
 pub mod world;
@@ -9,6 +10,7 @@ pub mod world;
 use apalis_janitor::{run_store_conformance, runs::memory::MemoryStore};
 
 use postgres_world::PostgresWorld;
+use mysql::MysqlWorld;
 use world::SqliteWorld;
 
 run_store_conformance!(memory, MemoryStore::default());
@@ -16,3 +18,4 @@ run_store_conformance!(sqlite, SqliteWorld::new("delete").await);
 run_store_conformance!(sqlite_wal, SqliteWorld::new("wal").await);
 run_store_conformance!(postgres, PostgresWorld::new(postgres_world::FRESH).await);
 run_store_conformance!(postgres_upgraded, PostgresWorld::new(postgres_world::UPGRADED).await);
+run_store_conformance!(mysql_store, MysqlWorld::new().await);
