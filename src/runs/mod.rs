@@ -8,6 +8,7 @@
 
 #[cfg(feature = "test-util")]
 pub mod conformance;
+pub mod file;
 pub mod layout;
 pub mod memory;
 pub mod policy;
@@ -219,14 +220,11 @@ pub trait RunStore: Send + Sync + Debug {
 }
 
 /// Opens the store that a job names.
-#[cfg_attr(
-    not(feature = "sqlite"),
-    expect(clippy::unused_async, reason = "the stores of other features are opened so")
-)]
 pub async fn open(config: &RetentionConfig) -> Result<std::sync::Arc<dyn RunStore>, StoreError> {
     use crate::config::StoreUrl;
     match &config.store {
         StoreUrl::Memory => Ok(std::sync::Arc::new(memory::MemoryStore::default())),
+        StoreUrl::File(path) => Ok(std::sync::Arc::new(file::FileStore::open(path, &layout::PYWORKFLOW).await?)),
         #[cfg(feature = "sqlite")]
         StoreUrl::Sqlite(path) => {
             Ok(std::sync::Arc::new(sqlite::SqliteStore::open(path, &layout::PYWORKFLOW, config.batch_size).await?))

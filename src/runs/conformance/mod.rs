@@ -63,6 +63,11 @@ pub trait Subject: Send + Sync {
 
     /// Everything that is there.
     async fn things(&self) -> BTreeSet<Thing>;
+
+    /// Whether the store can hold a run of this id: some limit how long one is.
+    fn holds(&self, _id: &str) -> bool {
+        true
+    }
 }
 
 #[async_trait]
