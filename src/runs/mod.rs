@@ -8,6 +8,7 @@
 
 #[cfg(feature = "test-util")]
 pub mod conformance;
+pub mod file;
 pub mod layout;
 pub mod memory;
 #[cfg(feature = "mysql")]
@@ -232,6 +233,7 @@ pub async fn open(config: &RetentionConfig) -> Result<std::sync::Arc<dyn RunStor
     use crate::config::StoreUrl;
     match &config.store {
         StoreUrl::Memory => Ok(std::sync::Arc::new(memory::MemoryStore::default())),
+        StoreUrl::File(path) => Ok(std::sync::Arc::new(file::FileStore::open(path, &layout::PYWORKFLOW).await?)),
         #[cfg(feature = "sqlite")]
         StoreUrl::Sqlite(path) => {
             Ok(std::sync::Arc::new(sqlite::SqliteStore::open(path, &layout::PYWORKFLOW, config.batch_size).await?))

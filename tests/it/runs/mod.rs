@@ -3,6 +3,7 @@
 mod edges;
 pub mod postgres_world;
 mod mysql;
+pub mod files;
 mod random;
 mod reports;
 pub mod world;
@@ -11,6 +12,7 @@ use apalis_janitor::{run_store_conformance, runs::memory::MemoryStore};
 
 use postgres_world::PostgresWorld;
 use mysql::MysqlWorld;
+use files::FileWorld;
 use world::SqliteWorld;
 
 run_store_conformance!(memory, MemoryStore::default());
@@ -19,3 +21,4 @@ run_store_conformance!(sqlite_wal, SqliteWorld::new("wal").await);
 run_store_conformance!(postgres, PostgresWorld::new(postgres_world::FRESH).await);
 run_store_conformance!(postgres_upgraded, PostgresWorld::new(postgres_world::UPGRADED).await);
 run_store_conformance!(mysql_store, MysqlWorld::new().await);
+run_store_conformance!(file, FileWorld::new().await);
