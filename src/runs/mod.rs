@@ -8,6 +8,8 @@
 
 #[cfg(feature = "test-util")]
 pub mod conformance;
+#[cfg(feature = "dynamodb")]
+pub mod dynamodb;
 pub mod layout;
 pub mod memory;
 pub mod policy;
@@ -175,7 +177,7 @@ pub trait RunStore: Send + Sync + Debug {
     async fn now(&self) -> Result<Option<DateTime<Utc>>, StoreError>;
 
     /// Up to `limit` runs, latest first, from `after` on: all that were made before `before`, and none that was made two
-    /// days later. Never writes.
+    /// days later. A store without that order has one of its own. Never writes.
     async fn page(&self, before: DateTime<Utc>, after: Option<&Cursor>, limit: usize) -> Result<Page, StoreError>;
 
     /// How many runs [`page`](Self::page) cannot show because the time they were made at is no time; `limit` at most.
@@ -220,7 +222,7 @@ pub trait RunStore: Send + Sync + Debug {
 
 /// Opens the store that a job names.
 #[cfg_attr(
-    not(feature = "sqlite"),
+    not(any(feature = "sqlite", feature = "dynamodb")),
     expect(clippy::unused_async, reason = "the stores of other features are opened so")
 )]
 pub async fn open(config: &RetentionConfig) -> Result<std::sync::Arc<dyn RunStore>, StoreError> {
@@ -230,6 +232,11 @@ pub async fn open(config: &RetentionConfig) -> Result<std::sync::Arc<dyn RunStor
         #[cfg(feature = "sqlite")]
         StoreUrl::Sqlite(path) => {
             Ok(std::sync::Arc::new(sqlite::SqliteStore::open(path, &layout::PYWORKFLOW, config.batch_size).await?))
+        }
+        #[cfg(feature = "dynamodb")]
+        StoreUrl::Dynamodb { region, table, endpoint } => {
+            let url = dynamodb::TableUrl { region, table, endpoint: endpoint.as_deref() };
+            Ok(std::sync::Arc::new(dynamodb::DynamoStore::open(url, &layout::PYWORKFLOW).await?))
         }
         // A configuration cannot be read that names one of these.
         url => Err(StoreError::Schema { store: "store", what: format!("built without what {url} needs") }),
