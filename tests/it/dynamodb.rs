@@ -53,11 +53,11 @@ kill -9 "$server"; wait "$server" 2> /dev/null; rm -f "$log"
 
 static SERVER: OnceCell<Server> = OnceCell::const_new();
 
-/// A server of its own.
 #[derive(Debug)]
-pub struct Server {
-    pub port: u16,
-    keeper: Child,
+struct Server {
+    port: u16,
+    /// It has the pipe whose end is the server's.
+    _keeper: Child,
 }
 
 /// A table of one test.
@@ -73,13 +73,20 @@ impl Table {
     /// A new, empty one, as PyWorkflow makes it.
     pub async fn make() -> Self {
         let server = SERVER.get_or_init(Server::start).await;
-        Self::on(server).await
-    }
-
-    /// One on a server of the test's own.
-    pub async fn on(server: &Server) -> Self {
         let table = Self { name: format!("test-{}", ulid()), port: server.port, client: client(server.port) };
         table.create().await;
+        table
+    }
+
+    /// One with these keys, and no index, on the server of this port.
+    pub async fn without_indexes(port: u16, names: &[&str]) -> Self {
+        let table = Self { name: format!("test-{}", ulid()), port, client: client(port) };
+        let mut request = table.client.create_table().table_name(&table.name).billing_mode(BillingMode::PayPerRequest);
+        for name in names {
+            let text = AttributeDefinition::builder().attribute_name(*name).attribute_type(ScalarAttributeType::S);
+            request = request.attribute_definitions(text.build().unwrap());
+        }
+        request.set_key_schema(Some(keys(names))).send().await.expect("a new table");
         table
     }
 
@@ -143,8 +150,7 @@ pub fn client(port: u16) -> Client {
 }
 
 impl Server {
-    /// Starts one.
-    pub async fn start() -> Self {
+    async fn start() -> Self {
         // `tests/run --without dynamodb` counts this line, once for each test.
         let without = std::env::var("JANITOR_TESTS_WITHOUT").unwrap_or_default();
         assert!(!without.split(',').any(|word| word == "dynamodb"), "left out: dynamodb");
@@ -162,12 +168,6 @@ impl Server {
         panic!("DynamoDB Local did not start on {PORTS_MAX} ports; {INSTALL}; its log:\n{log}");
     }
 
-    /// Ends it; a table on it is gone for good.
-    pub fn stop(mut self) {
-        drop(self.keeper.stdin.take());
-        self.keeper.wait().expect("our own child");
-    }
-
     fn launch(port: u16, log: &Path) -> Self {
         let lib = lib();
         let mut command = Command::new("sh");
@@ -176,7 +176,7 @@ impl Server {
         command.arg("com.amazonaws.services.dynamodbv2.local.main.ServerRunner");
         command.args(["-inMemory", "-sharedDb", "-disableTelemetry", "-port", &port.to_string()]);
         let keeper = command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("a shell");
-        Self { port, keeper }
+        Self { port, _keeper: keeper }
     }
 
     /// Whether it is there; `false` where somebody else has its port, or it cannot be started.

@@ -1,5 +1,9 @@
 //! A DynamoDB table as PyWorkflow 0.4.0 makes it, and the program that writes it.
 
+mod crashes;
+mod edges;
+mod proxy;
+
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     sync::{
@@ -161,7 +165,8 @@ fn has(item: &Item, name: &str) -> Option<String> {
 /// What an item is; none where it is only a way to something else.
 fn thing(item: &Item, partitions: &HashSet<(&str, &str)>) -> Option<Thing> {
     let word = |name| of(item, name).to_owned();
-    let owned = |kind: &str, id: &'static str| Some(Thing::Owned { kind: kind.to_owned(), run: word("run_id"), id: word(id) });
+    let owned =
+        |kind: &str, id: &'static str| Some(Thing::Owned { kind: kind.to_owned(), run: word("run_id"), id: word(id) });
     let (kind, rest) = of(item, "PK").split_once('#').unwrap();
     match (kind, of(item, "SK").split_once('#').unwrap_or_default()) {
         ("RUN", ("", "METADATA")) => Some(Thing::Run(Run {
