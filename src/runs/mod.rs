@@ -9,6 +9,8 @@
 #[cfg(feature = "test-util")]
 pub mod conformance;
 pub mod file;
+#[cfg(feature = "dynamodb")]
+pub mod dynamodb;
 pub mod layout;
 pub mod memory;
 #[cfg(feature = "mysql")]
@@ -180,7 +182,7 @@ pub trait RunStore: Send + Sync + Debug {
     async fn now(&self) -> Result<Option<DateTime<Utc>>, StoreError>;
 
     /// Up to `limit` runs, latest first, from `after` on: all that were made before `before`, and none that was made two
-    /// days later. Never writes.
+    /// days later. A store without that order has one of its own. Never writes.
     async fn page(&self, before: DateTime<Utc>, after: Option<&Cursor>, limit: usize) -> Result<Page, StoreError>;
 
     /// How many runs [`page`](Self::page) cannot show because the time they were made at is no time; `limit` at most.
@@ -227,6 +229,7 @@ pub trait RunStore: Send + Sync + Debug {
 #[cfg_attr(
     not(any(feature = "sqlite", feature = "postgres")),
     not(any(feature = "sqlite", feature = "mysql")),
+    not(any(feature = "sqlite", feature = "dynamodb")),
     expect(clippy::unused_async, reason = "the stores of other features are opened so")
 )]
 pub async fn open(config: &RetentionConfig) -> Result<std::sync::Arc<dyn RunStore>, StoreError> {
@@ -244,6 +247,11 @@ pub async fn open(config: &RetentionConfig) -> Result<std::sync::Arc<dyn RunStor
         }
         #[cfg(feature = "mysql")]
         StoreUrl::Mysql(url) => Ok(std::sync::Arc::new(mysql::MysqlStore::open(url, &layout::PYWORKFLOW).await?)),
+        #[cfg(feature = "dynamodb")]
+        StoreUrl::Dynamodb { region, table, endpoint } => {
+            let url = dynamodb::TableUrl { region, table, endpoint: endpoint.as_deref() };
+            Ok(std::sync::Arc::new(dynamodb::DynamoStore::open(url, &layout::PYWORKFLOW).await?))
+        }
         // A configuration cannot be read that names one of these.
         url => Err(StoreError::Schema { store: "store", what: format!("built without what {url} needs") }),
     }

@@ -30,11 +30,14 @@ const ROOMS: [(&str, &[&str]); 17] = [
 ];
 
 /// Foreign crates with the places that may name them.
-const FOREIGN: [(&str, &[&str]); 8] = [
+const FOREIGN: [(&str, &[&str]); 11] = [
     ("apalis", &["queue", "worker", "beat"]),
     ("apalis_core", &["queue", "worker", "beat"]),
     ("sqlx", &["runs", "blobs/catalog", "embedded"]),
     ("object_store", &["blobs/objects"]),
+    ("aws_config", &["runs/dynamodb"]),
+    ("aws_sdk_dynamodb", &["runs/dynamodb"]),
+    ("aws_smithy_http_client", &["runs/dynamodb"]),
     ("redis", &["link", "lock/redis", "ledger/redis", "queue/redis"]),
     ("deadpool_redis", &["link"]),
     ("axum", &["metrics server"]),

@@ -1,4 +1,5 @@
 //! All integration tests, as one binary: linking is what tests cost.
+#![recursion_limit = "256"]
 #![allow(clippy::unwrap_used, reason = "a test that panics fails, which is what is wanted")]
 
 mod backend;
@@ -21,6 +22,7 @@ mod cli_s3;
 mod config;
 mod config_blobs;
 mod config_errors;
+mod dynamodb;
 mod e2e_embedded;
 mod e2e_kill;
 mod e2e_library;

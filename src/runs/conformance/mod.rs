@@ -72,6 +72,14 @@ pub trait Subject: Send + Sync {
 
     /// Whether the store can hold a run of this id: some limit how long one is.
     fn holds(&self, _id: &str) -> bool {
+    /// Whether the store can hold a run of this id: some limit how long one is.
+    fn holds(&self, id: &str) -> bool {
+        let _ = id;
+        true
+    }
+
+    /// Whether the store can show the latest runs first: some have an order of their own.
+    fn shows_latest_first(&self) -> bool {
         true
     }
 }

@@ -1,5 +1,6 @@
 //! The answers to the run store seam.
 
+pub mod dynamodb;
 mod edges;
 pub mod postgres_world;
 mod mysql;
@@ -13,6 +14,7 @@ use apalis_janitor::{run_store_conformance, runs::memory::MemoryStore};
 use postgres_world::PostgresWorld;
 use mysql::MysqlWorld;
 use files::FileWorld;
+use dynamodb::DynamoWorld;
 use world::SqliteWorld;
 
 run_store_conformance!(memory, MemoryStore::default());
@@ -22,3 +24,4 @@ run_store_conformance!(postgres, PostgresWorld::new(postgres_world::FRESH).await
 run_store_conformance!(postgres_upgraded, PostgresWorld::new(postgres_world::UPGRADED).await);
 run_store_conformance!(mysql_store, MysqlWorld::new().await);
 run_store_conformance!(file, FileWorld::new().await);
+run_store_conformance!(dynamodb_local, DynamoWorld::new().await);
