@@ -6,6 +6,8 @@
 //! # Adding a store
 //! One file that answers [`RunStore`], one line in [`open`], one line that invokes the suite of `runs::conformance`.
 
+#[cfg(feature = "cassandra")]
+pub mod cassandra;
 #[cfg(feature = "test-util")]
 pub mod conformance;
 pub mod layout;
@@ -220,7 +222,7 @@ pub trait RunStore: Send + Sync + Debug {
 
 /// Opens the store that a job names.
 #[cfg_attr(
-    not(feature = "sqlite"),
+    not(any(feature = "sqlite", feature = "cassandra")),
     expect(clippy::unused_async, reason = "the stores of other features are opened so")
 )]
 pub async fn open(config: &RetentionConfig) -> Result<std::sync::Arc<dyn RunStore>, StoreError> {
@@ -230,6 +232,10 @@ pub async fn open(config: &RetentionConfig) -> Result<std::sync::Arc<dyn RunStor
         #[cfg(feature = "sqlite")]
         StoreUrl::Sqlite(path) => {
             Ok(std::sync::Arc::new(sqlite::SqliteStore::open(path, &layout::PYWORKFLOW, config.batch_size).await?))
+        }
+        #[cfg(feature = "cassandra")]
+        StoreUrl::Cassandra(url) => {
+            Ok(std::sync::Arc::new(cassandra::CassandraStore::open(url, &layout::PYWORKFLOW).await?))
         }
         // A configuration cannot be read that names one of these.
         url => Err(StoreError::Schema { store: "store", what: format!("built without what {url} needs") }),
