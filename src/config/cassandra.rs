@@ -94,8 +94,7 @@ impl CassandraUrl {
     pub fn parse(rest: &str) -> Result<Self, String> {
         let place = rest.strip_prefix("//").ok_or(RULE)?;
         // A password may hold an unescaped `/` or `?`: only the last `@` surely ends it.
-        let (user, place) =
-            place.rsplit_once('@').map_or((None, place), |(user, place)| (Some(user), place));
+        let (user, place) = place.rsplit_once('@').map_or((None, place), |(user, place)| (Some(user), place));
         let user = user.map(user_and_password).transpose()?;
         let (place, query) = place.split_once('?').unwrap_or((place, ""));
         let (hosts, keyspace) = place.split_once('/').ok_or(RULE)?;

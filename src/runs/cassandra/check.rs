@@ -23,9 +23,9 @@ impl CassandraStore {
         }
         let text = "SELECT replication FROM system_schema.keyspaces WHERE keyspace_name = ?";
         let replication: Vec<(BTreeMap<String, String>,)> = self.cql.read(text, (keyspace,)).await?;
-        let replicas = replication.first().map_or(0, |(options,)| {
-            options.values().filter_map(|value| value.parse::<u32>().ok()).max().unwrap_or(0)
-        });
+        let replicas = replication
+            .first()
+            .map_or(0, |(options,)| options.values().filter_map(|value| value.parse::<u32>().ok()).max().unwrap_or(0));
         let level = self.url.consistency;
         found.facts.push(format!("{NAME}: {replicas} replicas, read and written at {}", level.name()));
         let is_weak = match level {

@@ -139,7 +139,9 @@ impl CassandraStore {
         unreported.counts.merge(&counts);
         unreported.runs.extend(gone.iter().cloned());
         drop(unreported);
-        ended.map_err(|failed| failed.map_or(StoreError::TimedOut { store: NAME }, |failed| interrupted(failed, gone.len())))?;
+        ended.map_err(|failed| {
+            failed.map_or(StoreError::TimedOut { store: NAME }, |failed| interrupted(failed, gone.len()))
+        })?;
         Ok(gone)
     }
 
@@ -220,7 +222,8 @@ impl CassandraStore {
 /// The error of a batch that was not finished. What it has begun is marked.
 fn interrupted(failed: Failed, gone: usize) -> StoreError {
     let (Failed::Slow(what) | Failed::Forbidden(what) | Failed::Other(what)) = failed;
-    let more = if gone > 0 { format!(" ({gone} runs of the batch went; the next run finishes them)") } else { String::new() };
+    let more =
+        if gone > 0 { format!(" ({gone} runs of the batch went; the next run finishes them)") } else { String::new() };
     StoreError::unavailable(NAME, format!("{what}{more}"))
 }
 

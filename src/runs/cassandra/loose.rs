@@ -126,7 +126,8 @@ impl CassandraStore {
         let readers = self.readers(streams).await?;
         let mut deletes: Vec<Work<'_, ()>> = Vec::new();
         for (stream, run, sequence, signal, kind, at) in rows {
-            let goes = is_old(at, cutoff) && !self.is_unread(signal.as_deref(), kind.as_deref(), readers.get(&stream)).await?;
+            let goes =
+                is_old(at, cutoff) && !self.is_unread(signal.as_deref(), kind.as_deref(), readers.get(&stream)).await?;
             if goes {
                 let text = "DELETE FROM signals WHERE stream_id = ? AND stream_run_id = ? AND sequence = ?";
                 deletes.push(Box::pin(async move { self.cql.write(text, (stream, run, sequence)).await }));
@@ -184,7 +185,8 @@ impl CassandraStore {
         let goes = |(signal, _, at): &(String, String, Option<CqlTimestamp>)| {
             is_old(*at, cutoff) && !self.with_survey(|survey| survey.stays(signal))
         };
-        let deletes: Vec<Work<'_, ()>> = rows.into_iter().filter(goes).map(|(signal, step, _)| self.forget(signal, step)).collect();
+        let deletes: Vec<Work<'_, ()>> =
+            rows.into_iter().filter(goes).map(|(signal, step, _)| self.forget(signal, step)).collect();
         Ok(Window { kind: "acknowledgements", count: deletes.len(), deletes, next })
     }
 
@@ -218,7 +220,9 @@ impl CassandraStore {
         let (rows, next) = self.subscription_rows(from).await?;
         let mut deletes: Vec<Work<'_, ()>> = Vec::new();
         for (stream, step, status, at) in rows {
-            let Some(status) = status.filter(|status| self.has_ended(Some(status)) && is_old(at, cutoff)) else { continue };
+            let Some(status) = status.filter(|status| self.has_ended(Some(status)) && is_old(at, cutoff)) else {
+                continue;
+            };
             let is_last = !self.with_survey(|survey| survey.stays(&step));
             deletes.push(Box::pin(async move {
                 if is_last {

@@ -16,7 +16,7 @@ mod read;
 mod related;
 mod schema;
 
-use std::{sync::Mutex, time::Duration};
+use std::{future::Future, pin::Pin, sync::Mutex, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -48,6 +48,13 @@ impl CassandraStore {
     /// [`StoreError::Unavailable`] where no node answers or the user is refused, [`StoreError::Schema`] where the keyspace,
     /// a table or a column is missing.
     pub async fn open(url: &CassandraUrl, layout: &'static Layout) -> Result<Self, StoreError> {
+        // What the driver awaits is so deep a type that the compiler would give up on who awaits this.
+        let opened: Pin<Box<dyn Future<Output = Result<Self, StoreError>> + Send + '_>> =
+            Box::pin(Self::connect(url, layout));
+        opened.await
+    }
+
+    async fn connect(url: &CassandraUrl, layout: &'static Layout) -> Result<Self, StoreError> {
         let cql = Cql::connect(url).await?;
         let own = schema::verify(&cql, url, layout).await?;
         cql.enter(&url.keyspace).await?;

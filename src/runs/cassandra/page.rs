@@ -97,13 +97,7 @@ impl CassandraStore {
     }
 
     /// Merges what the statuses of a day have below `from`, up to `limit` keys.
-    async fn keys_of(
-        &self,
-        day: &str,
-        statuses: &BTreeSet<String>,
-        from: &Key,
-        limit: usize,
-    ) -> Result<Keys, Failed> {
+    async fn keys_of(&self, day: &str, statuses: &BTreeSet<String>, from: &Key, limit: usize) -> Result<Keys, Failed> {
         let size = (limit / statuses.len().max(1)).max(ENTRIES_MIN);
         let new = |status: &String| Source {
             place: Place { status: status.clone(), day: day.to_owned() },

@@ -4,9 +4,7 @@
 //! writer has the entry. What is found by means of steps, hooks and events goes before them, so that it can be found
 //! again after a crash. Events, steps and hooks are one partition each per run: one tombstone, however many rows.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use scylla::value::CqlTimestamp;
 
@@ -55,14 +53,16 @@ impl CassandraStore {
         }
         let gone: BTreeSet<&str> = runs.iter().map(|run| run.id.as_str()).collect();
         let found = self.find_owned(&gone).await?;
-        let (entries, checkpoints) = tokio::try_join!(self.entries(runs, &gone, &found), self.checkpoints(&gone, &found))?;
+        let (entries, checkpoints) =
+            tokio::try_join!(self.entries(runs, &gone, &found), self.checkpoints(&gone, &found))?;
         let mut counts = Counts::default();
         counts.add("checkpoints", checkpoints.len() as u64);
         counts.add("events", found.events.values().sum());
         counts.add("steps", found.steps.values().map(|steps| steps.len() as u64).sum());
         counts.add("hooks", found.hooks.values().map(|hooks| hooks.len() as u64).sum());
         counts.add("cancellation_flags", found.flags.len() as u64);
-        let checkpoints = checkpoints.into_iter().map(|key| self.row("DELETE FROM checkpoints WHERE step_run_id = ?", key));
+        let checkpoints =
+            checkpoints.into_iter().map(|key| self.row("DELETE FROM checkpoints WHERE step_run_id = ?", key));
         all(entries.into_iter().chain(checkpoints).collect()).await?;
         let partitions = [
             ("DELETE FROM events WHERE run_id = ?", found.events.into_keys().collect::<Vec<_>>()),
@@ -155,7 +155,8 @@ impl CassandraStore {
         let at = CqlTimestamp(created_at);
         let mut deletes: Vec<Work<'a, ()>> = Vec::new();
         for place in run.places.clone() {
-            let text = "DELETE FROM runs_by_status WHERE status = ? AND date_bucket = ? AND created_at = ? AND run_id = ?";
+            let text =
+                "DELETE FROM runs_by_status WHERE status = ? AND date_bucket = ? AND created_at = ? AND run_id = ?";
             let id = run.id.clone();
             deletes.push(Box::pin(async move { self.cql.write(text, (place.status, place.day, at, id)).await }));
         }
@@ -213,7 +214,9 @@ mod tests {
     #[test]
     fn reads_the_step_of_an_event() {
         assert_eq!(step_of("{\"i\": 1, \"step_id\": \"a:b\"}").as_deref(), Some("a:b"));
-        for data in ["", "{}", "{\"step_id\": null}", "{\"pad\": \"\\\"step_id\\\"\"}", "\"step_id\"", "{\"step_id\": 1}"] {
+        for data in
+            ["", "{}", "{\"step_id\": null}", "{\"pad\": \"\\\"step_id\\\"\"}", "\"step_id\"", "{\"step_id\": 1}"]
+        {
             assert_eq!(step_of(data), None, "{data}");
         }
     }

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The tables with the columns that are read or written; a key is always among them.
-const TABLES: [(&str, &[&str]); 19] = [
+const TABLES: [(&str, &[&str]); 20] = [
     (
         "workflow_runs",
         &["run_id", "status", "workflow_name", "created_at", "updated_at", "parent_run_id", "idempotency_key"],
@@ -36,6 +36,7 @@ const TABLES: [(&str, &[&str]); 19] = [
     ("schedules", &["schedule_id", "workflow_name", "status", "updated_at", "next_run_time"]),
     ("schedules_by_workflow", &["workflow_name", "schedule_id"]),
     ("schedules_by_status", &["status", "schedule_id"]),
+    ("due_schedules", &["hour_bucket", "next_run_time", "schedule_id"]),
 ];
 
 /// Answers which of our own tables are there.

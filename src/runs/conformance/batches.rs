@@ -22,10 +22,16 @@ pub async fn leaves_a_run_that_was_written_since_it_was_read(subject: &dyn Subje
         Run { updated_at: Some("2026-10-11T03:00:00.000000+00:00".to_owned()), ..expired("retimed") },
         Run { updated_at: None, ..expired("untimed") },
     ];
+    // Unless the store knows one word for each instant: then nothing was changed.
+    let stored = |run: &Run| subject.stored(Thing::Run(run.clone()));
+    let is_same = stored(&written[2]) == stored(&expired("retimed"));
     put_all(subject, written).await;
-    let expected: Vec<Thing> = subject.things().await.into_iter().filter(|thing| !is_of(thing, "as read")).collect();
+    let goes = |thing: &Thing| is_of(thing, "as read") || is_same && is_of(thing, "retimed");
+    let expected: Vec<Thing> = subject.things().await.into_iter().filter(|thing| !goes(thing)).collect();
     let deleted = delete(&*store, 1, &batch).await;
-    assert_eq!((deleted.runs, deleted.changed, deleted.held), (vec!["as read".to_owned()], 4, 0));
+    let gone: &[&str] = if is_same { &["retimed", "as read"] } else { &["as read"] };
+    assert_eq!((deleted.runs.iter().map(String::as_str).collect::<Vec<_>>().as_slice(), deleted.held), (gone, 0));
+    assert_eq!(deleted.changed, 5 - gone.len() as u64);
     assert_eq!(subject.things().await.into_iter().collect::<Vec<_>>(), expected);
 }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Order, Run, Seen, Subject, Thing, TimeDelta, at_hours, below, checkpoint, cutoff, event, expired, now, odd_ids,
-    old, pages, put_all, running, sweep_at, text,
+    Order, Run, Seen, Subject, Thing, TimeDelta, at_hours, belongings::held_ids, below, checkpoint, cutoff, event,
+    expired, now, old, pages, put_all, running, sweep_at, text,
 };
 
 fn ids(runs: &[Seen]) -> Vec<&str> {
@@ -13,7 +13,7 @@ fn ids(runs: &[Seen]) -> Vec<&str> {
 
 /// However many a page has, each run is on one page, with what was written, and none was made after the one before it.
 pub async fn shows_every_run_once_and_the_latest_first(subject: &dyn Subject) {
-    let odd = odd_ids();
+    let odd = held_ids(subject);
     // Some made at the same instant, some not; all statuses, for the store knows no rules.
     let runs: Vec<Run> = odd
         .iter()
@@ -75,7 +75,7 @@ pub async fn counts_what_no_page_shows(subject: &dyn Subject) {
 
 /// However many a page has, each child of the parents is on one page, and no other run is.
 pub async fn shows_every_child_once(subject: &dyn Subject) {
-    let odd = odd_ids();
+    let odd = held_ids(subject);
     for (at, parent) in odd.iter().enumerate() {
         // Children have any status and any time, even none.
         let children = (0..at % 4).map(|nth| below(parent, running(expired(format!("child {nth} of {parent}")))));
@@ -105,7 +105,7 @@ fn subject_children(parent: &str, odd: &[String]) -> Vec<String> {
 
 /// Each run that is there is found, whatever its status and its times; others are not made up.
 pub async fn finds_runs_by_their_ids(subject: &dyn Subject) {
-    let odd = odd_ids();
+    let odd = held_ids(subject);
     let timeless = Run { created_at: None, updated_at: None, ..expired("timeless") };
     put_all(subject, odd.iter().map(|id| running(expired(id.as_str()))).chain([timeless])).await;
     let store = subject.store();

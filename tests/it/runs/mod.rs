@@ -1,5 +1,6 @@
 //! The answers to the run store seam.
 
+mod cassandra;
 mod edges;
 mod random;
 mod reports;
