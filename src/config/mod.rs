@@ -3,6 +3,7 @@
 //! A [`Config`] that exists is valid: every value has been checked, every default filled in. It is made by
 //! [`Config::load`] from `janitor.toml`, where unknown keys are errors and all errors are reported at once.
 
+mod cassandra;
 mod errors;
 mod expand;
 mod job;
@@ -19,6 +20,7 @@ mod values;
 
 use std::{collections::BTreeMap, num::NonZeroU64, path::PathBuf, time::Duration};
 
+pub use cassandra::{CassandraUrl, Consistency, Serial};
 pub use errors::{ConfigError, ConfigErrors, ConfigWarning};
 pub use schedule::Schedule;
 pub use stores::StoreUrl;

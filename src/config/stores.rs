@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{
+    cassandra::CassandraUrl,
     urls::{SecretUrl, local_path, sqlite_path},
     values::did_you_mean,
 };
@@ -35,7 +36,7 @@ pub enum StoreUrl {
         endpoint: Option<String>,
     },
     /// `cassandra://[user:password@]host[:port][,host…]/keyspace`.
-    Cassandra(SecretUrl),
+    Cassandra(CassandraUrl),
 }
 
 /// The schemes with the feature that each needs, and whether this build has it; none: it is always there.
@@ -73,7 +74,7 @@ impl StoreUrl {
             "citus" => database(scheme, rest).map(Self::Citus),
             "mysql" | "mariadb" => database(scheme, rest).map(Self::Mysql),
             "dynamodb" => dynamodb(rest),
-            "cassandra" => database(scheme, rest).map(Self::Cassandra),
+            "cassandra" => CassandraUrl::parse(rest).map(Self::Cassandra),
             _ => database(scheme, rest).map(Self::Postgres),
         }
     }
@@ -81,10 +82,7 @@ impl StoreUrl {
 
 /// A URL that names a host and, behind one slash, a database.
 fn database(scheme: &str, rest: &str) -> Result<SecretUrl, String> {
-    let rule = || {
-        let name = if scheme == "cassandra" { "keyspace" } else { "database" };
-        format!("must be {scheme}://[user[:password]@]host[:port]/{name}")
-    };
+    let rule = || format!("must be {scheme}://[user[:password]@]host[:port]/database");
     let place = rest.strip_prefix("//").ok_or_else(rule)?;
     let place = place.rsplit_once('@').map_or(place, |(_, place)| place);
     let place = place.split_once('?').map_or(place, |(place, _)| place);
@@ -133,7 +131,8 @@ impl Display for StoreUrl {
             Self::Memory => f.write_str("memory:"),
             Self::Sqlite(path) => write!(f, "sqlite://{}", path.display()),
             Self::File(path) => write!(f, "file://{}", path.display()),
-            Self::Postgres(url) | Self::Citus(url) | Self::Mysql(url) | Self::Cassandra(url) => Display::fmt(url, f),
+            Self::Postgres(url) | Self::Citus(url) | Self::Mysql(url) => Display::fmt(url, f),
+            Self::Cassandra(url) => Display::fmt(url, f),
             Self::Dynamodb { region, table, endpoint: None } => write!(f, "dynamodb://{region}/{table}"),
             Self::Dynamodb { region, table, endpoint: Some(endpoint) } => {
                 write!(f, "dynamodb://{region}/{table}?endpoint={endpoint}")

@@ -6,6 +6,8 @@
 //! # Adding a store
 //! One file that answers [`RunStore`], one line in [`open`], one line that invokes the suite of `runs::conformance`.
 
+#[cfg(feature = "cassandra")]
+pub mod cassandra;
 #[cfg(feature = "test-util")]
 pub mod conformance;
 pub mod file;
@@ -230,6 +232,7 @@ pub trait RunStore: Send + Sync + Debug {
     not(any(feature = "sqlite", feature = "postgres")),
     not(any(feature = "sqlite", feature = "mysql")),
     not(any(feature = "sqlite", feature = "dynamodb")),
+    not(any(feature = "sqlite", feature = "cassandra")),
     expect(clippy::unused_async, reason = "the stores of other features are opened so")
 )]
 pub async fn open(config: &RetentionConfig) -> Result<std::sync::Arc<dyn RunStore>, StoreError> {
@@ -251,6 +254,9 @@ pub async fn open(config: &RetentionConfig) -> Result<std::sync::Arc<dyn RunStor
         StoreUrl::Dynamodb { region, table, endpoint } => {
             let url = dynamodb::TableUrl { region, table, endpoint: endpoint.as_deref() };
             Ok(std::sync::Arc::new(dynamodb::DynamoStore::open(url, &layout::PYWORKFLOW).await?))
+        #[cfg(feature = "cassandra")]
+        StoreUrl::Cassandra(url) => {
+            Ok(std::sync::Arc::new(cassandra::CassandraStore::open(url, &layout::PYWORKFLOW).await?))
         }
         // A configuration cannot be read that names one of these.
         url => Err(StoreError::Schema { store: "store", what: format!("built without what {url} needs") }),

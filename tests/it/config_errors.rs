@@ -262,7 +262,7 @@ fn a_store_says_what_this_version_has() {
         ("mysql://h", "must be mysql://[user[:password]@]host[:port]/database"),
         ("mysql:///app", "must be mysql://[user[:password]@]host[:port]/database"),
         ("citus://h/a/b", "must be citus://[user[:password]@]host[:port]/database"),
-        ("cassandra://h", "must be cassandra://[user[:password]@]host[:port]/keyspace"),
+        ("cassandra://h", "must be cassandra://[user:password@]host[:port][,host…]/keyspace[?consistency=…&serial=…]"),
         ("dynamodb://pyworkflow", "must be dynamodb://region/table[?endpoint=http://host:port]"),
         ("dynamodb://EU/app", "names the region \"EU\": must be small letters, digits and `-`"),
         ("dynamodb://eu-west-1/ab", &format!("names the table \"ab\": {table}")),

@@ -1,6 +1,7 @@
 //! The answers to the run store seam.
 
 pub mod dynamodb;
+mod cassandra;
 mod edges;
 pub mod postgres_world;
 mod mysql;
