@@ -10,9 +10,9 @@
 pub mod cassandra;
 #[cfg(feature = "test-util")]
 pub mod conformance;
-pub mod file;
 #[cfg(feature = "dynamodb")]
 pub mod dynamodb;
+pub mod file;
 pub mod layout;
 pub mod memory;
 #[cfg(feature = "mysql")]
@@ -228,13 +228,6 @@ pub trait RunStore: Send + Sync + Debug {
 }
 
 /// Opens the store that a job names.
-#[cfg_attr(
-    not(any(feature = "sqlite", feature = "postgres")),
-    not(any(feature = "sqlite", feature = "mysql")),
-    not(any(feature = "sqlite", feature = "dynamodb")),
-    not(any(feature = "sqlite", feature = "cassandra")),
-    expect(clippy::unused_async, reason = "the stores of other features are opened so")
-)]
 pub async fn open(config: &RetentionConfig) -> Result<std::sync::Arc<dyn RunStore>, StoreError> {
     use crate::config::StoreUrl;
     match &config.store {
@@ -254,11 +247,19 @@ pub async fn open(config: &RetentionConfig) -> Result<std::sync::Arc<dyn RunStor
         StoreUrl::Dynamodb { region, table, endpoint } => {
             let url = dynamodb::TableUrl { region, table, endpoint: endpoint.as_deref() };
             Ok(std::sync::Arc::new(dynamodb::DynamoStore::open(url, &layout::PYWORKFLOW).await?))
+        }
         #[cfg(feature = "cassandra")]
         StoreUrl::Cassandra(url) => {
             Ok(std::sync::Arc::new(cassandra::CassandraStore::open(url, &layout::PYWORKFLOW).await?))
         }
         // A configuration cannot be read that names one of these.
+        #[cfg(not(all(
+            feature = "sqlite",
+            feature = "postgres",
+            feature = "mysql",
+            feature = "dynamodb",
+            feature = "cassandra"
+        )))]
         url => Err(StoreError::Schema { store: "store", what: format!("built without what {url} needs") }),
     }
 }

@@ -72,9 +72,6 @@ pub trait Subject: Send + Sync {
 
     /// Whether the store can hold a run of this id: some limit how long one is.
     fn holds(&self, _id: &str) -> bool {
-    /// Whether the store can hold a run of this id: some limit how long one is.
-    fn holds(&self, id: &str) -> bool {
-        let _ = id;
         true
     }
 

@@ -158,7 +158,10 @@ impl Shared {
             let mut held = Vec::new();
             for run in &left {
                 let mut outside = index.below(run).filter(|child| !left.contains(child));
-                if is_blind || outside.try_fold(false, |found, child| Ok(found || self.is_there(home, child)?))? {
+                if is_blind
+                    || outside
+                        .try_fold(false, |found, child| Ok::<_, StoreError>(found || self.is_there(home, child)?))?
+                {
                     held.push(*run);
                 }
             }
@@ -188,7 +191,11 @@ impl Shared {
         let is_as_read = matches!(parse(&self.folders.runs, &run.id)?, Record::Run(now)
             if now.status == run.status && now.updated_at.raw == run.updated_at.raw);
         if is_as_read && plan.take(&self.folders.runs, &run.id)? {
-            if may_be_anothers(&run.id) { held.release()? } else { held.remove()? }
+            if may_be_anothers(&run.id) {
+                held.release()?
+            } else {
+                held.remove()?
+            }
             return Ok(true);
         }
         held.release()?;

@@ -87,11 +87,7 @@ impl Folder {
     }
 
     /// A change of the disk; `None` where what it is about is not there.
-    fn change<T>(
-        &self,
-        name: &str,
-        act: impl FnOnce(&OwnedFd) -> Result<T, Errno>,
-    ) -> Result<Option<T>, StoreError> {
+    fn change<T>(&self, name: &str, act: impl FnOnce(&OwnedFd) -> Result<T, Errno>) -> Result<Option<T>, StoreError> {
         self.faults.pass().map_err(|error| self.failed(name, error))?;
         self.absent_as_none(name, act)
     }
@@ -193,9 +189,8 @@ impl Folder {
     /// The same where nothing has that name; `false` also where something has it.
     pub(super) fn move_unless_taken(&self, name: &str, folder: &Self, to: &str) -> Result<bool, StoreError> {
         self.faults.pass().map_err(|error| self.failed(name, error))?;
-        let moved = self
-            .handle()
-            .and_then(|from| fs::renameat_with(from, name, folder.handle()?, to, RenameFlags::NOREPLACE));
+        let moved =
+            self.handle().and_then(|from| fs::renameat_with(from, name, folder.handle()?, to, RenameFlags::NOREPLACE));
         match moved {
             Ok(()) => Ok(true),
             Err(Errno::EXIST | Errno::NOENT) => Ok(false),

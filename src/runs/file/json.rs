@@ -127,7 +127,8 @@ mod tests {
         for end in 0..run.len() {
             assert_eq!(id(&run[..end]), None, "{:?}", &run[..end]);
         }
-        for text in ["null", "[]", "\"run_id\"", "{\"run_id\"}", "{\"run_id\": }", "{\"run_id\": 1,}", "{} {}", "{} x"] {
+        for text in ["null", "[]", "\"run_id\"", "{\"run_id\"}", "{\"run_id\": }", "{\"run_id\": 1,}", "{} {}", "{} x"]
+        {
             assert_eq!(id(text), None, "{text}");
         }
     }

@@ -121,7 +121,8 @@ impl Shared {
                 continue;
             };
             if !self.layout.ended_subscriptions.contains(&status.unwrap_or_default().as_str()) {
-                let kinds = json::fields(&text, ["signal_types"]).and_then(|[kinds]| serde_json::from_slice(kinds?).ok());
+                let kinds =
+                    json::fields(&text, ["signal_types"]).and_then(|[kinds]| serde_json::from_slice(kinds?).ok());
                 readers.by_stream.entry(stream).or_default().push(Reader { step_run, kinds });
             }
         }

@@ -32,7 +32,9 @@ const DIGITS: usize = 20;
 /// A job's name as a part of a file's.
 fn encoded(job: &str) -> String {
     let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_".contains(byte);
-    job.bytes().map(|byte| if is_plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02x}") }).collect()
+    job.bytes()
+        .map(|byte| if is_plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02x}") })
+        .collect()
 }
 
 fn fence_name(job: &str) -> String {

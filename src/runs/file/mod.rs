@@ -115,7 +115,8 @@ impl Folders {
         };
         for folder in [&this.runs, &this.locks] {
             if !folder.is_there() {
-                let what = format!("{}: no such folder: not a store of layout {:?}", folder.path().display(), layout.name);
+                let what =
+                    format!("{}: no such folder: not a store of layout {:?}", folder.path().display(), layout.name);
                 return Err(StoreError::Schema { store: NAME, what });
             }
         }
@@ -123,8 +124,19 @@ impl Folders {
     }
 
     fn all(&self) -> [&Folder; 11] {
-        let Self { root, runs, events, steps, hooks, checkpoints, schedules, signals, subscriptions, acknowledgments, locks } =
-            self;
+        let Self {
+            root,
+            runs,
+            events,
+            steps,
+            hooks,
+            checkpoints,
+            schedules,
+            signals,
+            subscriptions,
+            acknowledgments,
+            locks,
+        } = self;
         [root, runs, events, steps, hooks, checkpoints, schedules, signals, subscriptions, acknowledgments, locks]
     }
 

@@ -65,7 +65,8 @@ impl FileWorld {
     /// Writes a file in place, as `json.dumps(…, indent=2)` would.
     fn write(&self, folder: &str, stem: &str, value: &Value) {
         let path = self.path.join(folder).join(format!("{stem}.json"));
-        fs::write(&path, serde_json::to_string_pretty(value).unwrap()).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+        fs::write(&path, serde_json::to_string_pretty(value).unwrap())
+            .unwrap_or_else(|error| panic!("{path:?}: {error}"));
     }
 
     fn lock(&self, name: &str) {
@@ -105,7 +106,8 @@ impl FileWorld {
     fn put_owned(&self, kind: &str, run: &str, id: &str) {
         match kind {
             "events" => {
-                let line = json!({"event_id": id, "run_id": run, "type": "x", "sequence": 1, "timestamp": "", "data": {}});
+                let line =
+                    json!({"event_id": id, "run_id": run, "type": "x", "sequence": 1, "timestamp": "", "data": {}});
                 let path = self.path.join("events").join(format!("{run}.jsonl"));
                 let before = fs::read_to_string(&path).unwrap_or_default();
                 fs::write(&path, format!("{before}{line}\n")).unwrap();

@@ -1,21 +1,21 @@
 //! The answers to the run store seam.
 
-pub mod dynamodb;
 mod cassandra;
+pub mod dynamodb;
 mod edges;
-pub mod postgres_world;
-mod mysql;
 pub mod files;
+mod mysql;
+pub mod postgres_world;
 mod random;
 mod reports;
 pub mod world;
 
 use apalis_janitor::{run_store_conformance, runs::memory::MemoryStore};
 
-use postgres_world::PostgresWorld;
-use mysql::MysqlWorld;
-use files::FileWorld;
 use dynamodb::DynamoWorld;
+use files::FileWorld;
+use mysql::MysqlWorld;
+use postgres_world::PostgresWorld;
 use world::SqliteWorld;
 
 run_store_conformance!(memory, MemoryStore::default());

@@ -15,8 +15,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, FixedOffset, TimeDelta, TimeZone, Utc};
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::TestRunner};
 
-use super::{files::FileWorld, world::SqliteWorld};
-use super::{dynamodb::DynamoWorld, world::SqliteWorld};
+use super::{dynamodb::DynamoWorld, files::FileWorld, world::SqliteWorld};
 
 const DAYS: [i64; 3] = [7, 30, 90];
 const ENDED: [&str; 3] = ["completed", "failed", "interrupted"];
@@ -242,6 +241,9 @@ fn sqlite_leaves_what_a_naive_sweep_leaves() {
 #[test]
 fn files_leave_what_a_naive_sweep_leaves() {
     check(100, async || FileWorld::new().await);
+}
+
+#[test]
 fn dynamodb_leaves_what_a_naive_sweep_leaves() {
     check(10, async || DynamoWorld::new().await);
 }
