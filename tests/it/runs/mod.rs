@@ -1,6 +1,7 @@
 //! The answers to the run store seam.
 
 mod edges;
+mod file_edges;
 pub mod files;
 mod random;
 mod reports;
