@@ -63,7 +63,9 @@ impl Shared {
         drop(ids);
         state.gone = gone.into_iter().zip(done).filter(|(_, done)| *done).map(|(gone, _)| gone).collect();
         state.index = Some(index);
-        self.flush(&mut state)?;
+        if let Err(error) = self.flush(&mut state, tokens::WAIT_MAX) {
+            tracing::warn!(store = NAME, %error, "the next sweep finishes what an earlier one left");
+        }
         *state = State::default();
         Ok(())
     }
@@ -117,9 +119,9 @@ impl Shared {
         }
         let pending = state.gone.iter().map(|gone| gone.runs.len() as u64).sum::<u64>();
         if pending * TOKENS_PER_RUN >= tokens::size(&self.folders)
-            && let Err(error) = self.flush(state)
+            && let Err(error) = self.flush(state, Duration::ZERO)
         {
-            tracing::warn!(store = NAME, %error, "the next sweep finishes what this batch left");
+            tracing::debug!(store = NAME, %error, "the end of the sweep finishes what this batch left");
         }
         Ok(deleted)
     }
@@ -195,6 +197,8 @@ impl Shared {
                 held.release()?
             } else {
                 held.remove()?
+            if !may_be_anothers(&run.id) {
+                held.remove()?;
             }
             return Ok(true);
         }
@@ -231,6 +235,7 @@ impl Shared {
         is_done
     }
 
+    /// Each thing's lock goes before it: without the thing nobody would look for its lock.
     fn finish_run(
         &self,
         id: &str,
@@ -246,8 +251,8 @@ impl Shared {
         // Before the steps: a checkpoint may have no other owner than a step.
         for key in owned.checkpoints(id) {
             if owned.is_free(&key, &stands) {
-                counts.add("checkpoints", u64::from(folders.checkpoints.remove(&[&key, JSON].concat())?));
                 self.remove_lock("checkpoint_", &key, "")?;
+                counts.add("checkpoints", u64::from(folders.checkpoints.remove(&[&key, JSON].concat())?));
             }
         }
         for (folder, kind, stems) in
@@ -261,9 +266,10 @@ impl Shared {
         }
         if let Some(name) = file_name("", id, ".jsonl") {
             let mut lines = Lines::default();
-            if folders.events.read_pieces(&name, |piece| lines.add(piece))? && folders.events.remove(&name)? {
-                counts.add("events", lines.count());
+            if folders.events.read_pieces(&name, |piece| lines.add(piece))? {
                 self.remove_lock("events_", id, "")?;
+                folders.events.remove(&name)?;
+                counts.add("events", lines.count());
             }
         }
         if let Some(name) = file_name("", id, ".cancel") {
@@ -272,23 +278,27 @@ impl Shared {
         self.remove_lock("", id, "_cancel")
     }
 
-    /// Removes the lock of what is gone, where nobody holds it.
+    /// Removes the lock of what goes, where nobody holds it.
     pub(super) fn remove_lock(&self, before: &str, id: &str, after: &str) -> Result<(), StoreError> {
         let id = [before, id, after].concat();
-        let Some(name) = file_name("", &id, LOCK).filter(|_| !id.contains('/')) else { return Ok(()) };
-        // The name may also be that of a run's own lock.
-        if self.folders.runs.has(&[&id, RUN].concat())? { Ok(()) } else { lock::remove(&self.folders.locks, &name) }
+        let Some(name) = file_name("", &id, LOCK) else { return Ok(()) };
+        if self.is_a_runs(&id)? { Ok(()) } else { lock::remove(&self.folders.locks, &name) }
+    }
+
+    /// Whether a lock's name is also that of a run's own lock.
+    pub(super) fn is_a_runs(&self, id: &str) -> Result<bool, StoreError> {
+        self.folders.runs.has(&[id, RUN].concat())
     }
 
     /// Takes the runs that went out of the token index, and then forgets them.
-    pub(super) fn flush(&self, state: &mut State) -> Result<(), StoreError> {
+    pub(super) fn flush(&self, state: &mut State, wait: Duration) -> Result<(), StoreError> {
         if state.gone.is_empty() {
             return Ok(());
         }
         let home = self.home()?;
         let gone: HashSet<&str> = state.gone.iter().flat_map(|gone| &gone.runs).map(String::as_str).collect();
         let stands = |run: &str| state.index.as_ref().is_some_and(|index| index.stands(run));
-        if !tokens::remove(&self.folders, &home, |run| gone.contains(run), stands)? {
+        if !tokens::remove(&self.folders, &home, wait, |run| gone.contains(run), stands)? {
             return Err(self.folders.root.failed(tokens::INDEX, rustix::io::Errno::BUSY));
         }
         self.folders.sync()?;

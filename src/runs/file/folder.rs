@@ -137,16 +137,23 @@ impl Folder {
         self.absent_as_none("", access).map(drop)
     }
 
-    /// Reads a file in pieces; `false` where it is not there. What is no file cannot be read.
+    /// Reads a file in pieces; `false` where it is not there. A link, or what is no file, reads as empty.
     pub(super) fn read_pieces(&self, name: &str, mut take: impl FnMut(&[u8])) -> Result<bool, StoreError> {
         // A pipe would block.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let Some(file) = self.absent_as_none(name, |handle| fs::openat(handle, name, flags, Mode::empty()))? else {
-            return Ok(false);
+        let file = match self.handle().and_then(|handle| fs::openat(handle, name, flags, Mode::empty())) {
+            Ok(file) => file,
+            Err(Errno::NOENT) => return Ok(false),
+            Err(Errno::LOOP | Errno::NXIO) => return Ok(true),
+            Err(error) => return Err(self.failed(name, error)),
         };
         let mut buffer = [0; READ_SIZE];
         loop {
-            let count = rustix::io::read(&file, &mut buffer).map_err(|error| self.failed(name, error))?;
+            let count = match rustix::io::read(&file, &mut buffer) {
+                Ok(count) => count,
+                Err(Errno::ISDIR) => return Ok(true),
+                Err(error) => return Err(self.failed(name, error)),
+            };
             take(&buffer[..count]);
             // A file is read short only at its end.
             if count < READ_SIZE {

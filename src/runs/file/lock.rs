@@ -106,8 +106,8 @@ fn make(folder: &Folder, name: &str) -> Result<OwnedFd, Errno> {
 }
 
 impl Held<'_> {
-    /// Removes the lock's file and lets go. Who has opened it meanwhile sees that it has no name any more and asks again.
-    pub(super) fn remove(self) -> Result<(), StoreError> {
+    /// Removes the lock's file. Who has opened it meanwhile sees that it has no name any more and asks again.
+    pub(super) fn remove(&self) -> Result<(), StoreError> {
         self.folder.remove(&self.name).map(drop)
     }
 

@@ -275,18 +275,17 @@ impl Sweep<'_> {
                     }
                     // Before the subscription: nothing else says whose it is.
                     if of_step.get(&step_run) == Some(&1) && !step_run.contains('/') {
-                        shared.folders.checkpoints.remove(&[&step_run, JSON].concat())?;
                         shared.remove_lock("checkpoint_", &step_run, "")?;
+                        shared.folders.checkpoints.remove(&[&step_run, JSON].concat())?;
                     }
-                    let is_gone = folder.remove(&name)?;
-                    held.release().map(|()| is_gone)
+                    // Another's lock may have the name: stream `a` and step `b_c`, or stream `a_b` and step `c`.
+                    if of_lock.get(&id) == Some(&1) && !shared.is_a_runs(&["sub_", &id].concat())? {
+                        held.remove()?;
+                    }
+                    folder.remove(&name)
                 })?;
             if is_gone {
                 this.count += 1;
-                // Unless it is the lock of another one: stream `a` and step `b_c`, or stream `a_b` and step `c`.
-                if this.leave.is_some() && of_lock.get(&id) == Some(&1) {
-                    shared.remove_lock("sub_", &id, "")?;
-                }
                 of_step.entry(step_run).and_modify(|left| *left -= 1);
             }
             Ok(())
@@ -310,12 +309,11 @@ impl Sweep<'_> {
                     if goes(this).is_none() {
                         return held.release().map(|()| false);
                     }
-                    let is_gone = folder.remove(&[stem, JSON].concat())?;
-                    held.release().map(|()| is_gone)
+                    if !shared.is_a_runs(&["schedule_", stem].concat())? {
+                        held.remove()?;
+                    }
+                    folder.remove(&[stem, JSON].concat())
                 })?;
-            if is_gone && this.leave.is_some() {
-                shared.remove_lock("schedule_", stem, "")?;
-            }
             this.count += u64::from(is_gone);
             Ok(())
         })

@@ -311,7 +311,7 @@ impl RunStore for FileStore {
     async fn rest(&self) {
         let flushed = self.with(|shared| {
             let mut state = std::mem::take(&mut *shared.state());
-            shared.flush(&mut state)
+            shared.flush(&mut state, tokens::WAIT_MAX)
         });
         if let Err(error) = flushed.await {
             tracing::warn!(store = NAME, %error, "the next sweep finishes what this one left");

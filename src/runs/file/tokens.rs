@@ -2,27 +2,28 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Folders, json, lock, owned::beginnings};
+use super::{Folders, folder::Folder, json, lock, owned::beginnings};
 use crate::runs::StoreError;
 
 /// The index, in the store's own folder. Its values are `<run>:<hook>`.
 pub(super) const INDEX: &str = "_token_index.json";
 const LOCK: &str = "token_index.lock";
-/// The longest that the index in another's hands is waited for.
-const WAIT_MAX: Duration = Duration::from_secs(2);
+/// The longest that a sweep waits at its end for the index in another's hands.
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// Removes the tokens of the runs that are `gone`; `false` where the index is in another's hands. With a colon in an id a
 /// token may be of two runs: it goes with the last of them.
 pub(super) fn remove(
     folders: &Folders,
-    home: &super::folder::Folder,
+    home: &Folder,
+    wait: Duration,
     is_gone: impl Fn(&str) -> bool,
     stands: impl Fn(&str) -> bool,
 ) -> Result<bool, StoreError> {
     if !folders.root.has(INDEX)? {
         return Ok(true);
     }
-    let Some(_held) = lock::take(&folders.locks, LOCK.to_owned(), Instant::now() + WAIT_MAX)? else {
+    let Some(_held) = lock::take(&folders.locks, LOCK.to_owned(), Instant::now() + wait)? else {
         return Ok(false);
     };
     let Some(text) = folders.root.read(INDEX)? else { return Ok(true) };

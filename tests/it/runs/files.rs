@@ -136,7 +136,8 @@ impl FileWorld {
         self.stems(folder, ".json").iter().map(|stem| self.read(folder, stem)).collect()
     }
 
-    fn owned(&self) -> impl Iterator<Item = Thing> {
+    /// What belongs to runs, and checkpoints.
+    pub fn owned(&self) -> impl Iterator<Item = Thing> {
         let thing = |kind: &str, value: &Value, id: &str| Thing::Owned {
             kind: kind.to_owned(),
             run: text(value, "run_id").unwrap(),

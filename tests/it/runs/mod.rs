@@ -3,6 +3,7 @@
 mod cassandra;
 pub mod dynamodb;
 mod edges;
+mod file_edges;
 pub mod files;
 mod mysql;
 pub mod postgres_world;
