@@ -144,14 +144,15 @@ pub async fn make(session: &Session, name: &str) {
 async fn empty(session: &Session, keyspace: &str) {
     let text = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ?";
     let tables = session.query_unpaged(text, (keyspace,)).await.expect("an answer").into_rows_result().expect("rows");
-    for table in tables.rows::<(String,)>().expect("names") {
+    let empties = tables.rows::<(String,)>().expect("names").map(|table| async move {
         let (table,) = table.expect("a name");
         let text = format!("SELECT * FROM {table} LIMIT 1");
         let rows = session.query_unpaged(text, ()).await.expect("an answer").into_rows_result().expect("rows");
         if rows.rows_num() > 0 {
             session.query_unpaged(format!("TRUNCATE {table}"), ()).await.expect("an empty table");
         }
-    }
+    });
+    futures::future::join_all(empties).await;
 }
 
 /// A session without a keyspace.
@@ -221,6 +222,9 @@ fn launch(jars: &Path, options: Options) -> Option<Server> {
     fs::write(folder.join("logback.xml"), LOG).expect("a file");
     let mut watch = run(jars, &folder);
     if let Some(pid) = answers(port, &folder) {
+        if options.asks_who {
+            wait_for(&folder, "Created default superuser role");
+        }
         return Some(Server { folder, port, watches: vec![watch], pid });
     }
     drop(watch.stdin.take());
@@ -269,6 +273,14 @@ fn answers(port: u16, folder: &Path) -> Option<i32> {
     panic!("cassandra does not answer within {READY_MAX:?}: {}", folder.join("log").display());
 }
 
+fn wait_for(folder: &Path, words: &str) {
+    let deadline = Instant::now() + READY_MAX;
+    while !fs::read_to_string(folder.join("log")).unwrap_or_default().contains(words) {
+        assert!(Instant::now() < deadline, "cassandra does not say {words:?}: {}", folder.join("log").display());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 fn settings(folder: &Path, port: u16, storage_port: u16, options: Options) -> String {
     let folder = folder.display();
     let who = if options.asks_who {
@@ -306,6 +318,7 @@ auto_snapshot: false
 const LOG: &str = "<configuration><appender name=\"O\" class=\"ch.qos.logback.core.ConsoleAppender\"><encoder>\
                    <pattern>%level %msg%n</pattern></encoder></appender>\
                    <logger name=\"org.apache.cassandra.transport\" level=\"INFO\"/>\
+                   <logger name=\"org.apache.cassandra.auth\" level=\"INFO\"/>\
                    <root level=\"WARN\"><appender-ref ref=\"O\"/></root></configuration>";
 
 /// Where `tests/run` has put the jars of the server.

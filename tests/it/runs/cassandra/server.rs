@@ -67,11 +67,12 @@ async fn obeys_who_may_do_what_and_outlives_a_server_that_goes_away() {
     ] {
         admin.query_unpaged(text, ()).await.unwrap();
     }
-    let url = |user: &str| format!("cassandra://{user}@127.0.0.1:{}/app", server.port());
+    let port = server.port();
+    let url = |user: &str| format!("cassandra://{user}@127.0.0.1:{port}/app");
     let error = told(&open(&url("writer:wr0ng")).await.unwrap_err());
     assert!(error.starts_with("cassandra: unavailable: 127.0.0.1:"), "{error}");
     assert!(error.to_lowercase().contains("credentials") && !error.contains("wr0ng"), "{error}");
-    let error = told(&open(&format!("cassandra://127.0.0.1:{}/app", server.port())).await.unwrap_err());
+    let error = told(&open(&format!("cassandra://127.0.0.1:{port}/app")).await.unwrap_err());
     assert!(error.to_lowercase().contains("auth"), "{error}");
 
     let run = expired("run");
