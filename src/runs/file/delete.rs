@@ -193,10 +193,6 @@ impl Shared {
         let is_as_read = matches!(parse(&self.folders.runs, &run.id)?, Record::Run(now)
             if now.status == run.status && now.updated_at.raw == run.updated_at.raw);
         if is_as_read && plan.take(&self.folders.runs, &run.id)? {
-            if may_be_anothers(&run.id) {
-                held.release()?
-            } else {
-                held.remove()?
             if !may_be_anothers(&run.id) {
                 held.remove()?;
             }
