@@ -1,6 +1,8 @@
 //! The answers to the run store seam.
 
 mod edges;
+mod postgres_edges;
+mod postgres_tls;
 pub mod postgres_world;
 mod random;
 mod reports;
@@ -16,3 +18,4 @@ run_store_conformance!(sqlite, SqliteWorld::new("delete").await);
 run_store_conformance!(sqlite_wal, SqliteWorld::new("wal").await);
 run_store_conformance!(postgres, PostgresWorld::new(postgres_world::FRESH).await);
 run_store_conformance!(postgres_upgraded, PostgresWorld::new(postgres_world::UPGRADED).await);
+run_store_conformance!(citus, PostgresWorld::on_citus().await);

@@ -15,7 +15,10 @@ use async_trait::async_trait;
 use chrono::{DateTime, FixedOffset, TimeDelta, TimeZone, Utc};
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::TestRunner};
 
-use super::world::SqliteWorld;
+use super::{
+    postgres_world::{FRESH, PostgresWorld},
+    world::SqliteWorld,
+};
 
 const DAYS: [i64; 3] = [7, 30, 90];
 const ENDED: [&str; 3] = ["completed", "failed", "interrupted"];
@@ -236,4 +239,9 @@ fn memory_leaves_what_a_naive_sweep_leaves() {
 #[test]
 fn sqlite_leaves_what_a_naive_sweep_leaves() {
     check(40, async || SqliteWorld::new("wal").await);
+}
+
+#[test]
+fn postgres_leaves_what_a_naive_sweep_leaves() {
+    check(20, async || PostgresWorld::new(FRESH).await);
 }
