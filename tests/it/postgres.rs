@@ -20,6 +20,8 @@ const READY_MAX: Duration = Duration::from_secs(30);
 const PORTS_MAX: usize = 5;
 /// The user that may do everything.
 const USER: &str = "janitor";
+/// The one that is asked for a password.
+pub const ASKED: &str = "asked";
 
 /// The server, which lives as long as the process of the tests: a shell waits for the end of its input, which comes with
 /// the end of this process however it ends, then ends the server by its id and removes its folder.
@@ -33,12 +35,44 @@ wait "$server"
 rm -rf "${2%/data}"
 "#;
 
+const CERTIFY: &str = r#"
+key='ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes'
+openssl req -x509 -newkey $key -days 2 -subj '/CN=authority of a test' -keyout ca.key -out ca.crt
+openssl req -newkey $key -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1 -keyout "$1/server.key" -out server.csr
+openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -copy_extensions copy -out "$1/server.crt"
+chmod 600 "$1/server.key"
+chmod 755 . && chmod 644 ca.crt
+echo 'ssl = on' >> "$1/postgresql.conf"
+"#;
+
 #[derive(Debug)]
 struct Server {
     port: u16,
     bin: PathBuf,
+    data: PathBuf,
     /// Its input is what it waits for.
     _watch: Child,
+}
+
+/// A server of one test that speaks TLS. It ends with this.
+#[derive(Debug)]
+pub struct TlsServer(Server);
+
+impl TlsServer {
+    /// Starts one, with a certificate for 127.0.0.1.
+    pub fn start() -> Self {
+        Self(start(true))
+    }
+
+    /// Its own database, with these options of the URL.
+    pub fn url(&self, options: &str) -> String {
+        format!("postgresql://{USER}:unasked@127.0.0.1:{}/postgres{options}", self.0.port)
+    }
+
+    /// The certificate of who vouches for it.
+    pub fn authority(&self) -> PathBuf {
+        self.0.data.with_file_name("ca.crt")
+    }
 }
 
 static SERVER: OnceLock<Server> = OnceLock::new();
@@ -58,7 +92,7 @@ impl Database {
         // `tests/run --without postgres` counts this line, once for each test.
         let without = std::env::var("JANITOR_TESTS_WITHOUT").unwrap_or_default();
         assert!(!without.split(',').any(|server| server == "postgres"), "left out: postgres");
-        let server = SERVER.get_or_init(start);
+        let server = SERVER.get_or_init(|| start(false));
         let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let database = Self { name, port: server.port, bin: server.bin.clone() };
         let create = "TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US' LOCALE 'C.UTF-8'";
@@ -97,13 +131,15 @@ fn psql(bin: &Path, port: u16, statement: &str) -> Output {
     command.output().unwrap_or_else(|error| panic!("psql: {error}; {INSTALL}"))
 }
 
-fn start() -> Server {
+fn start(has_tls: bool) -> Server {
     let bin = bin();
-    (0..PORTS_MAX).find_map(|_| launch(&bin)).unwrap_or_else(|| panic!("postgres did not start on {PORTS_MAX} ports"))
+    (0..PORTS_MAX)
+        .find_map(|_| launch(&bin, has_tls))
+        .unwrap_or_else(|| panic!("postgres did not start on {PORTS_MAX} ports"))
 }
 
 /// Starts a server in a new folder; `None` where somebody else took its port.
-fn launch(bin: &Path) -> Option<Server> {
+fn launch(bin: &Path, has_tls: bool) -> Option<Server> {
     // Its own, which the shell removes: the server runs as another user where the tests run as root.
     let folder = tempfile::Builder::new().prefix("janitor-postgres-").tempdir().expect("a temporary folder").keep();
     let data = folder.join("data");
@@ -115,16 +151,31 @@ fn launch(bin: &Path) -> Option<Server> {
     init.args(["--auth=trust", "--no-sync", "--no-instructions", "--encoding=UTF8", "--locale=C.UTF-8", "-U", USER]);
     let made = init.arg("-D").arg(&data).current_dir(&folder).output().expect("initdb");
     assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+    // One user is asked for a password, whether there is such a user or not.
+    let asked = format!("host all {ASKED} 127.0.0.1/32 scram-sha-256\n");
+    let rules = data.join("pg_hba.conf");
+    let others = std::fs::read_to_string(&rules).expect("the rules of a new server");
+    std::fs::write(&rules, asked + &others).expect("rules that can be written");
+    if has_tls {
+        certify(&folder, &data);
+    }
     let port = free_port();
     let mut watch = as_user(Path::new("sh"));
     watch.args(["-c", WATCH, "sh"]).arg(bin.join("postgres")).arg(&data).arg(port.to_string()).current_dir("/");
     let mut watch = watch.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("sh");
     if answers(bin, port, &data) {
-        return Some(Server { port, bin: bin.to_owned(), _watch: watch });
+        return Some(Server { port, bin: bin.to_owned(), data, _watch: watch });
     }
     drop(watch.stdin.take());
     watch.wait().expect("our own child");
     None
+}
+
+/// Makes an authority, and a certificate of the server that it vouches for.
+fn certify(folder: &Path, data: &Path) {
+    let mut make = as_user(Path::new("sh"));
+    let made = make.args(["-ec", CERTIFY, "sh"]).arg(data).current_dir(folder).output().expect("sh");
+    assert!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
 }
 
 /// Waits until the server of this folder answers; `false` where it ended instead.

@@ -143,10 +143,17 @@ impl PostgresStore {
                 if keys.is_empty() { 0 } else { delete_rows(work, "checkpoints", "step_run_id", &keys).await? };
             counts.add("checkpoints", count);
         }
-        for (table, kind) in self.layout.owned.iter().filter(|(table, _)| self.tables.has(table)) {
+        let owned = || self.layout.owned.iter().filter(|(table, _)| self.tables.has(table));
+        let (along, alone): (Vec<_>, Vec<_>) = owned().partition(|(table, _)| self.tables.go_along(table));
+        let before = deleted_so_far(work, &along).await?;
+        for (table, kind) in alone {
             counts.add(kind, delete_rows(work, table, "run_id", &gone).await?);
         }
         counts.add("runs", self.delete_runs(work, &locked).await?);
+        let after = deleted_so_far(work, &along).await?;
+        for ((_, kind), (before, after)) in along.iter().zip(before.into_iter().zip(after)) {
+            counts.add(kind, u64::try_from(after - before).unwrap_or(0));
+        }
         work.settle().await?;
         let gone = locked.into_iter().map(|run| run.id).collect();
         Ok(Done { gone, counts, changed, held })
@@ -275,6 +282,17 @@ fn rank(fail: &Fail) -> u8 {
         Fail::Tangled => 1,
         Fail::Store(_) => 0,
     }
+}
+
+/// How many rows of each of the tables this transaction, or one just before it, has deleted, those among them that went along
+/// with a run by a foreign key.
+async fn deleted_so_far(work: &mut Work<'_>, tables: &[&(&str, &str)]) -> Result<Vec<i64>, StoreError> {
+    if tables.is_empty() {
+        return Ok(Vec::new());
+    }
+    let text = "SELECT pg_stat_get_xact_tuples_deleted(to_regclass(t.name)) FROM unnest($1::text[]) WITH ORDINALITY AS t (name, at) ORDER BY t.at";
+    let query = sqlx::query_scalar(text).bind(tables.iter().map(|(table, _)| *table).collect::<Vec<_>>());
+    work.run(async |connection| query.fetch_all(connection).await).await
 }
 
 /// Deletes the rows of `table` whose `column` is among `values`.

@@ -9,6 +9,8 @@ use crate::runs::StoreError;
 
 /// How long a statement waits for a row that somebody else has locked.
 const LOCK_MAX: Duration = Duration::from_secs(2);
+/// How much longer than its statements a transaction may wait for us, before the server takes us for stopped and ends it.
+const IDLE: Duration = Duration::from_secs(1);
 /// What the server may take to say that a statement timed out.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -98,8 +100,10 @@ fn gone(store: &PostgresStore) -> StoreError {
 fn limits(allowed: Duration, lock_max: Duration) -> String {
     let millis = allowed.as_millis().max(1);
     let lock = allowed.min(lock_max).as_millis().max(1);
+    // While one part is at its last statement the others wait for it.
+    let idle = millis * 2 + IDLE.as_millis();
     format!(
         "SET LOCAL statement_timeout = {millis}; SET LOCAL lock_timeout = {lock}; \
-         SET LOCAL idle_in_transaction_session_timeout = {millis}; SET LOCAL enable_seqscan = off"
+         SET LOCAL idle_in_transaction_session_timeout = {idle}; SET LOCAL enable_seqscan = off"
     )
 }

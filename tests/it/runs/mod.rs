@@ -6,6 +6,8 @@ mod edges;
 mod file_edges;
 pub mod files;
 mod mysql;
+mod postgres_edges;
+mod postgres_tls;
 pub mod postgres_world;
 mod random;
 mod reports;
@@ -27,3 +29,4 @@ run_store_conformance!(postgres_upgraded, PostgresWorld::new(postgres_world::UPG
 run_store_conformance!(mysql_store, MysqlWorld::new().await);
 run_store_conformance!(file, FileWorld::new().await);
 run_store_conformance!(dynamodb_local, DynamoWorld::new().await);
+run_store_conformance!(citus, PostgresWorld::on_citus().await);

@@ -1,6 +1,12 @@
 //! A Postgres database as PyWorkflow 0.4.0 leaves it, and the program that writes it.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use apalis_janitor::{
     config::SecretUrl,
@@ -14,7 +20,7 @@ use apalis_janitor::{
 };
 use async_trait::async_trait;
 use sqlx::{
-    AssertSqlSafe, FromRow, PgPool,
+    AssertSqlSafe, Connection, FromRow, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions, PgRow},
 };
 
@@ -24,6 +30,8 @@ use crate::postgres::Database;
 pub const FRESH: &str = include_str!("../../data/pyworkflow_postgres.sql");
 /// The dump of a schema that 0.2.6 made and 0.4.0 upgraded.
 pub const UPGRADED: &str = include_str!("../../data/pyworkflow_postgres_upgraded.sql");
+/// The dump of a schema that PyWorkflow 0.4.0 made on Citus 12, with fewer shards, and how its tables are spread.
+pub const CITUS: &str = include_str!("../../data/pyworkflow_citus.sql");
 /// An instant as [`text`] writes it, but for a fraction that is 0.
 const FORM: &str = "YYYY-MM-DD\"T\"HH24:MI:SS.US\"+00:00\"";
 
@@ -34,7 +42,37 @@ pub struct PostgresWorld {
     pub writer: PgPool,
     pub url: String,
     /// Dropped with this.
-    database: Option<Database>,
+    _place: Place,
+}
+
+/// What a world is in, and is dropped with it.
+#[derive(Debug)]
+enum Place {
+    Database(#[expect(dead_code, reason = "dropped with the world")] Database),
+    Schema(#[expect(dead_code, reason = "dropped with the world")] Schema),
+}
+
+/// A schema in the Citus database that the environment names.
+#[derive(Debug)]
+struct Schema {
+    name: String,
+    url: String,
+}
+
+impl Drop for Schema {
+    fn drop(&mut self) {
+        let (text, url) = (format!("DROP SCHEMA {} CASCADE", self.name), self.url.clone());
+        // On a thread of its own: the test's runtime may be at its end.
+        let dropped = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let mut connection = PgConnection::connect(&url).await?;
+                sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut connection).await
+            })
+        });
+        // A test that failed has told why already.
+        let _ = dropped.join();
+    }
 }
 
 impl PostgresWorld {
@@ -51,7 +89,26 @@ impl PostgresWorld {
         let writer = writer(&url).await;
         sqlx::raw_sql(AssertSqlSafe(schema.to_owned())).execute(&writer).await.expect("a schema");
         let store = Arc::new(open(&url).await.expect("a store"));
-        Self { store, writer, url, database: Some(database) }
+        Self { store, writer, url, _place: Place::Database(database) }
+    }
+
+    /// A schema of its own on a real Citus.
+    pub async fn on_citus() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        // `tests/run` counts this line, once for each test.
+        let without = std::env::var("JANITOR_TESTS_WITHOUT").unwrap_or_default();
+        assert!(!without.split(',').any(|server| server == "citus"), "left out: citus");
+        let base = std::env::var("JANITOR_TESTS_CITUS").expect("JANITOR_TESTS_CITUS is the URL of a Citus coordinator");
+        let name = format!("test_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let url = format!("{base}?options=-csearch_path%3D{name}");
+        let writer = PgPoolOptions::new().max_connections(2).connect(&url).await.expect("a coordinator that answers");
+        let schema = CITUS.replace("time zone DEFAULT now() NOT NULL", "time zone DEFAULT now()");
+        let schema = schema.replace("time zone NOT NULL", "time zone");
+        let text = format!("SELECT pg_advisory_lock(1); CREATE SCHEMA {name}; {schema} SELECT pg_advisory_unlock(1);");
+        sqlx::raw_sql(AssertSqlSafe(text)).execute(&writer).await.expect("a schema");
+        let url = url.replacen("postgresql:", "citus:", 1);
+        let store = Arc::new(open(&url).await.expect("a store"));
+        Self { store, writer, url, _place: Place::Schema(Schema { name, url: base }) }
     }
 
     /// Executes statements as the program that owns the database.

@@ -16,6 +16,10 @@ use chrono::{DateTime, FixedOffset, TimeDelta, TimeZone, Utc};
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::TestRunner};
 
 use super::{dynamodb::DynamoWorld, files::FileWorld, world::SqliteWorld};
+use super::{
+    postgres_world::{FRESH, PostgresWorld},
+    world::SqliteWorld,
+};
 
 const DAYS: [i64; 3] = [7, 30, 90];
 const ENDED: [&str; 3] = ["completed", "failed", "interrupted"];
@@ -246,4 +250,6 @@ fn files_leave_what_a_naive_sweep_leaves() {
 #[test]
 fn dynamodb_leaves_what_a_naive_sweep_leaves() {
     check(10, async || DynamoWorld::new().await);
+fn postgres_leaves_what_a_naive_sweep_leaves() {
+    check(20, async || PostgresWorld::new(FRESH).await);
 }
