@@ -17,12 +17,10 @@ pub struct Sweep {
     pub deleted: u64,
 }
 
-/// Sweeps the store at `path` with these keys in its job.
-pub async fn sweep(path: &Path, keys: &str) -> Sweep {
-    let config = path.with_extension("toml");
-    let store = path.display();
-    let text =
-        format!("[jobs.old-runs]\nkind = \"retention\"\nstore = \"sqlite://{store}\"\nretention_days = 30\n{keys}");
+/// Sweeps the store at the URL `store` with these keys in its job. The configuration is made in `folder`.
+pub async fn sweep(folder: &Path, store: &str, keys: &str) -> Sweep {
+    let config = folder.join("janitor.toml");
+    let text = format!("[jobs.old-runs]\nkind = \"retention\"\nstore = \"{store}\"\nretention_days = 30\n{keys}");
     fs::write(&config, text).unwrap();
     let began = Instant::now();
     let mut child = Command::new(env!("CARGO_BIN_EXE_janitor"))

@@ -2,6 +2,8 @@
 
 mod edges;
 mod mysql;
+mod mysql_edges;
+mod mysql_outages;
 mod random;
 mod reports;
 pub mod world;
