@@ -41,6 +41,7 @@ wait "$server"
 pub struct Server {
     folder: PathBuf,
     port: u16,
+    more: &'static [&'static str],
     /// Its input is what it waits for; none where the server is down.
     watch: Option<Child>,
 }
@@ -49,7 +50,12 @@ impl Server {
     /// A server of one test's own, which may be killed.
     pub fn start() -> Self {
         leave_out();
-        start()
+        start(&[])
+    }
+
+    /// A server with more options, which come after those of the tests.
+    pub fn start_with(options: &'static [&'static str]) -> Self {
+        start(options)
     }
 
     /// An empty database.
@@ -70,7 +76,7 @@ impl Server {
 
     /// Starts it again, over the same data and on the same port.
     pub fn start_again(&mut self) {
-        self.watch = serve(&self.folder, self.port);
+        self.watch = serve(&self.folder, self.port, self.more);
         assert!(self.watch.is_some(), "somebody else took port {}", self.port);
     }
 }
@@ -98,7 +104,7 @@ impl Database {
     /// An empty database of the server that all tests share.
     pub fn new() -> Self {
         leave_out();
-        SERVER.get_or_init(start).database()
+        SERVER.get_or_init(|| start(&[])).database()
     }
 
     /// Where it is, for the user that may do everything.
@@ -143,7 +149,7 @@ fn client(socket: &Path, statements: &str) -> Output {
     command.output().unwrap_or_else(|error| panic!("mariadb: {error}; {INSTALL}"))
 }
 
-fn start() -> Server {
+fn start(more: &'static [&'static str]) -> Server {
     // Its own, and removed by hand: the server runs as another user where the tests run as root.
     let folder = tempfile::Builder::new().prefix("janitor-mysql-").tempdir().expect("a temporary folder").keep();
     let mut install = Command::new("mariadb-install-db");
@@ -162,15 +168,15 @@ fn start() -> Server {
     std::fs::write(folder.join("init.sql"), user).expect("written");
     for _ in 0..PORTS_MAX {
         let port = free_port();
-        if let Some(watch) = serve(&folder, port) {
-            return Server { folder, port, watch: Some(watch) };
+        if let Some(watch) = serve(&folder, port, more) {
+            return Server { folder, port, more, watch: Some(watch) };
         }
     }
     panic!("mariadbd did not start on {PORTS_MAX} ports");
 }
 
 /// Starts the server of a folder; `None` where somebody else took its port.
-fn serve(folder: &Path, port: u16) -> Option<Child> {
+fn serve(folder: &Path, port: u16, more: &[&str]) -> Option<Child> {
     let data = folder.join("data");
     let _ = std::fs::remove_file(folder.join("log"));
     let mut command = Command::new("sh");
@@ -180,9 +186,12 @@ fn serve(folder: &Path, port: u16) -> Option<Child> {
     }
     command.arg(format!("--datadir={}", data.display())).arg(format!("--socket={}", folder.join("s").display()));
     command.arg(format!("--init-file={}", folder.join("init.sql").display())).arg(format!("--port={port}"));
+    // Nobody's zone, so that a clock in it shows.
+    command.arg("--default-time-zone=+05:00");
     // What a killed process loses matters here, what a power cut does not.
     command.args(["--bind-address=127.0.0.1", "--skip-name-resolve", "--max-connections=400", "--debug-no-sync"]);
     command.args(["--innodb-flush-log-at-trx-commit=2", "--innodb-doublewrite=0", "--innodb-log-file-size=32M"]);
+    command.args(more);
     let watch =
         command.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("sh");
     if answers(folder) {

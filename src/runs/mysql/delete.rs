@@ -193,13 +193,14 @@ impl MysqlStore {
         let mut gone = 0;
         for portion in portions(ids) {
             let marks = marks(portion.len());
-            let mut query = format!("DELETE t FROM {table} AS t {hint} WHERE t.run_id IN ({marks})");
             let mut values = portion.clone();
+            let mut exactly = String::new();
             if !self.schema.is_of_runs(table) {
                 // Nothing but the id itself says whose a row is: it must be that id, and not one that compares equal.
-                query.push_str(&format!(" AND CAST(CONVERT(t.run_id USING utf8mb4) AS BINARY) IN ({marks})"));
+                exactly = format!("AND CAST(CONVERT(t.run_id USING utf8mb4) AS BINARY) IN ({marks})");
                 values.extend(portion);
             }
+            let query = format!("DELETE t FROM {table} AS t {hint} WHERE t.run_id IN ({marks}) {exactly}");
             gone += execute(transaction, query, &values).await?;
         }
         Ok(gone)

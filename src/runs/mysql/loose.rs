@@ -3,19 +3,23 @@
 //! Each step reads one window of a table by its primary key, decides in Rust, and deletes in the same transaction: rows by
 //! key, on condition that they still are old. A step is short however large the table is.
 
+mod readers;
+mod rows;
+
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     time::{Duration, Instant},
 };
 
 use chrono::{DateTime, Utc};
-use sqlx::{MySqlConnection, mysql::MySqlRow};
+use sqlx::mysql::MySqlRow;
 
+use self::readers::Signal;
 use super::{
-    Fail, MysqlStore, NAME, code,
-    delete::{execute, guard_fence},
+    Fail, MysqlStore,
+    delete::guard_fence,
     marks, portions,
-    read::{select, stamp, written},
+    read::{select, stamp},
     session::{Transaction, is_worth_a_try, text},
 };
 use crate::{
@@ -26,10 +30,6 @@ use crate::{
 
 /// How many rows of a table one step reads.
 const WINDOW: usize = 1_000;
-/// How many rows one statement deletes by their keys.
-const KEYS_MAX: usize = 100;
-/// How many subscriptions are read at a time.
-const READERS: usize = 1_000;
 
 /// What decides whether an old row may go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -268,198 +268,13 @@ impl MysqlStore {
         }
         Ok(stay)
     }
-
-    /// For each signal whether a subscription that has not ended has still to read it.
-    async fn unread(&self, connection: &mut MySqlConnection, signals: &[Signal<'_>]) -> Result<Vec<bool>, Fail> {
-        let mut unread = vec![false; signals.len()];
-        let mut read: HashSet<(String, String)> = HashSet::new();
-        let ids: Vec<&str> = signals.iter().map(|signal| signal.id).collect();
-        for portion in portions(&ids) {
-            let query = format!(
-                "SELECT signal_id, step_run_id FROM signal_acknowledgments WHERE signal_id IN ({})",
-                marks(portion.len())
-            );
-            let rows = select(connection, query, &portion).await?;
-            read.extend(rows.iter().map(|row| (text(row, 0).unwrap_or_default(), text(row, 1).unwrap_or_default())));
-        }
-        let mut on: HashMap<&str, Vec<usize>> = HashMap::new();
-        for (at, signal) in signals.iter().enumerate() {
-            on.entry(signal.stream).or_default().push(at);
-        }
-        let mut streams: Vec<&str> = on.keys().copied().collect();
-        streams.sort_unstable();
-        let all: Vec<usize> = (0..signals.len()).collect();
-        for portion in portions(&streams) {
-            let mut after: Option<[String; 2]> = None;
-            loop {
-                let rows = self.readers(connection, &portion, after.as_ref()).await?;
-                for row in &rows {
-                    let [stream, step, kinds] = [0, 1, 2].map(|at| text(row, at).unwrap_or_default());
-                    // A stream that only compares equal may be meant by any signal here.
-                    let theirs = on.get(stream.as_str()).unwrap_or(&all);
-                    let kinds = serde_json::from_str::<Vec<serde_json::Value>>(&kinds).ok();
-                    for at in theirs {
-                        let Signal { id, kind, .. } = signals[*at];
-                        // An unreadable list of types may name any.
-                        let reads = kinds.as_ref().is_none_or(|kinds| kinds.iter().any(|of| of.as_str() == kind));
-                        unread[*at] |= reads && !read.contains(&(id.to_owned(), step.clone()));
-                    }
-                }
-                let Some(last) = rows.last().filter(|_| rows.len() == READERS) else { break };
-                after = Some([0, 1].map(|at| text(last, at).unwrap_or_default()));
-            }
-        }
-        Ok(unread)
-    }
-
-    /// The next subscriptions of the streams that have not ended.
-    async fn readers(
-        &self,
-        connection: &mut MySqlConnection,
-        streams: &[&str],
-        after: Option<&[String; 2]>,
-    ) -> Result<Vec<MySqlRow>, Fail> {
-        let key = ["stream_id", "step_run_id"];
-        let beyond = if after.is_some() { beyond(&key) } else { "true".to_owned() };
-        let ended = self.layout.ended_subscriptions;
-        let query = format!(
-            "SELECT t.stream_id, t.step_run_id, t.signal_types FROM stream_subscriptions AS t WHERE t.stream_id IN ({}) \
-             AND coalesce(CAST(CONVERT(t.status USING utf8mb4) AS BINARY), '') NOT IN ({}) AND {beyond} \
-             ORDER BY t.stream_id, t.step_run_id LIMIT {READERS}",
-            marks(streams.len()),
-            marks(ended.len())
-        );
-        let mut values: Vec<&str> = streams.iter().chain(ended).copied().collect();
-        if let Some([stream, step]) = after {
-            values.extend([stream.as_str(), stream, step]);
-        }
-        select(connection, query, &values).await
-    }
-
-    /// Deletes rows, but for those that the owner holds; answers how many went.
-    async fn delete_rows(
-        &self,
-        transaction: &mut Transaction,
-        table: &Table,
-        rows: &[&Row],
-        cutoff: DateTime<Utc>,
-    ) -> Result<u64, Fail> {
-        let (mut gone, mut held) = (0, 0);
-        for some in rows.chunks(KEYS_MAX) {
-            if let Some(count) = self.try_rows(transaction, table, some, cutoff).await? {
-                gone += count;
-                continue;
-            }
-            for row in some {
-                match self.try_rows(transaction, table, &[*row], cutoff).await? {
-                    Some(count) => gone += count,
-                    None => held += 1,
-                }
-            }
-        }
-        if held > 0 {
-            tracing::warn!(store = NAME, table = table.name, held, "the owner holds rows that were to go");
-        }
-        Ok(gone)
-    }
-
-    /// Deletes rows together; none where something of the owner's refuses, and then nothing has changed.
-    async fn try_rows(
-        &self,
-        transaction: &mut Transaction,
-        table: &Table,
-        rows: &[&Row],
-        cutoff: DateTime<Utc>,
-    ) -> Result<Option<u64>, Fail> {
-        sqlx::raw_sql("SAVEPOINT some").execute(transaction.go_on()?).await?;
-        match self.delete_together(transaction, table, rows, cutoff).await {
-            Err(Fail::Sql(error)) if code(&error).is_some_and(|(_, class)| matches!(class.as_str(), "23" | "45")) => {
-                sqlx::raw_sql("ROLLBACK TO SAVEPOINT some").execute(transaction.go_on()?).await?;
-                Ok(None)
-            }
-            answer => Ok(Some(answer?)),
-        }
-    }
-
-    async fn delete_together(
-        &self,
-        transaction: &mut Transaction,
-        table: &Table,
-        rows: &[&Row],
-        cutoff: DateTime<Utc>,
-    ) -> Result<u64, Fail> {
-        let one =
-            format!("({})", table.key.iter().map(|column| format!("{column} = ?")).collect::<Vec<_>>().join(" AND "));
-        // Asked again: what was written since it was read is not old, and what was revived has another status.
-        let words: &[&str] = match table.question {
-            Question::Unread | Question::SignalGone => &[],
-            Question::Ended => self.layout.ended_subscriptions,
-            Question::DeletedSchedule => self.layout.deleted_schedules,
-        };
-        let status = if words.is_empty() { String::new() } else { format!("AND status IN ({})", marks(words.len())) };
-        let (name, time) = (table.name, table.time);
-        let query =
-            format!("DELETE FROM {name} WHERE ({}) AND {time} < ? {status}", vec![one; rows.len()].join(" OR "));
-        let cutoff = written(cutoff);
-        let mut values: Vec<&str> = rows.iter().flat_map(|row| &row.key).map(String::as_str).collect();
-        values.push(&cutoff);
-        values.extend(words);
-        let gone = execute(transaction, query, &values).await?;
-        if table.question == Question::Ended && self.schema.has("checkpoints") {
-            self.delete_saved(transaction, rows).await?;
-        }
-        Ok(gone)
-    }
-
-    /// Deletes what the steps of ended subscriptions saved, where no other subscription is of the same step.
-    async fn delete_saved(&self, transaction: &mut Transaction, rows: &[&Row]) -> Result<(), Fail> {
-        let mut steps: Vec<&str> = rows.iter().map(|row| row.key[1].as_str()).collect();
-        steps.sort_unstable();
-        steps.dedup();
-        for portion in portions(&steps) {
-            let query = format!("SELECT step_run_id FROM checkpoints WHERE step_run_id IN ({})", marks(portion.len()));
-            let saved: Vec<String> =
-                select(transaction.go_on()?, query, &portion).await?.iter().filter_map(|row| text(row, 0)).collect();
-            let saved: Vec<&str> = saved.iter().map(String::as_str).filter(|key| steps.contains(key)).collect();
-            if saved.is_empty() {
-                continue;
-            }
-            // No index finds these: few steps save anything under their own id, so it is asked seldom.
-            let query = format!(
-                "SELECT DISTINCT step_run_id FROM stream_subscriptions WHERE step_run_id IN ({})",
-                marks(saved.len())
-            );
-            let others: Vec<String> =
-                select(transaction.go_on()?, query, &saved).await?.iter().filter_map(|row| text(row, 0)).collect();
-            let gone: Vec<&str> = saved.into_iter().filter(|key| !others.iter().any(|other| other == key)).collect();
-            for portion in portions(&gone) {
-                let query = format!("DELETE FROM checkpoints WHERE step_run_id IN ({})", marks(portion.len()));
-                execute(transaction, query, &portion).await?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A signal, as far as its readers ask.
-#[derive(Clone, Copy, Debug)]
-struct Signal<'a> {
-    stream: &'a str,
-    id: &'a str,
-    kind: Option<&'a str>,
-}
-
-impl<'a> Signal<'a> {
-    fn of(row: &'a Row) -> Self {
-        Self { stream: &row.key[0], id: row.more[0].as_deref().unwrap_or_default(), kind: row.more[1].as_deref() }
-    }
 }
 
 /// The condition that a key is beyond another one, in a form that the index answers.
 fn beyond(key: &[&str]) -> String {
     let one = |at: usize| {
-        let same: String = key[..at].iter().map(|column| format!("t.{column} = ? AND ")).collect();
-        format!("({same}t.{} > ?)", key[at])
+        let same = key[..at].iter().map(|column| format!("t.{column} = ?"));
+        format!("({})", same.chain([format!("t.{} > ?", key[at])]).collect::<Vec<_>>().join(" AND "))
     };
     format!("({})", (0..key.len()).map(one).collect::<Vec<_>>().join(" OR "))
 }

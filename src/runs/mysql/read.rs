@@ -17,6 +17,11 @@ const COLUMNS: &str =
     "r.run_id, r.status, r.workflow_name, CAST(r.created_at AS CHAR), CAST(r.updated_at AS CHAR), r.parent_run_id";
 /// The first instant that the server's manual calls one; below it is the zero date, which means none.
 const FIRST_TIME: &str = "1000-01-01 00:00:00";
+/// From so many old runs on it is worth to ask whether most are old; more than so many are not counted.
+const BACKLOG_MIN: u64 = 5_000;
+const BACKLOG_MAX: u64 = 1_000_000;
+/// How many runs that are not old may be looked at for each that is.
+const NEW_MAX: u64 = 2;
 /// The years that a time of the server can be in.
 const YEARS: std::ops::RangeInclusive<i32> = 1000..=9999;
 
@@ -28,7 +33,8 @@ impl MysqlStore {
         Ok(stamp(text(&row, 0)).instant)
     }
 
-    /// Pages downwards by (`created_at`, `run_id`), which is an index.
+    /// Pages downwards by (`created_at`, `run_id`), which is an index, or, where most of the table is old, by `run_id`: what
+    /// belongs to a run is indexed by its id, and runs whose ids are neighbours share the pages that a delete rewrites.
     pub(super) async fn read_page(
         &self,
         before: DateTime<Utc>,
@@ -37,41 +43,82 @@ impl MysqlStore {
     ) -> Result<Page, Fail> {
         let Some(bound) = bound(before) else { return Ok(Page::default()) };
         let mut connection = self.take().await?;
-        let mut rows = Vec::new();
-        let mut start = bound;
-        if let Some(Cursor(parts)) = after {
-            let [at, id] = parts.as_slice() else { unreachable!("cursors of pages are made here, of two parts") };
-            // The rest of the runs that were made at the same instant: as a range of its own it is found by the index.
-            let condition = "r.created_at = ? AND r.run_id < ?";
-            rows = self.page_of(&mut connection, condition, &[at, id], limit).await?;
-            start.clone_from(at);
-        }
-        if rows.len() < limit {
-            let condition = format!("r.created_at < ? AND r.created_at >= '{FIRST_TIME}'");
-            rows.extend(self.page_of(&mut connection, &condition, &[&start], limit - rows.len()).await?);
-        }
+        let parts = after.map(|Cursor(parts)| parts.iter().map(String::as_str).collect::<Vec<_>>());
+        let page = match parts.as_deref() {
+            None if self.is_backlog(&mut connection, &bound).await? => {
+                self.page_by_id(&mut connection, &bound, None, limit).await?
+            }
+            None => self.page_by_creation(&mut connection, &bound, None, limit).await?,
+            Some([id]) => self.page_by_id(&mut connection, &bound, Some(id), limit).await?,
+            Some([at, id]) => self.page_by_creation(&mut connection, at, Some(id), limit).await?,
+            Some(_) => unreachable!("cursors of pages are made here, of one part or two"),
+        };
         self.give_back(connection).await;
-        let next = rows.last().filter(|_| rows.len() == limit).map(|row| cursor(row, [3, 0]));
+        Ok(page)
+    }
+
+    /// Whether so much is old that to look at every run costs little more than to look at the old ones.
+    async fn is_backlog(&self, connection: &mut MySqlConnection, bound: &str) -> Result<bool, Fail> {
+        let runs = self.layout.runs;
+        let hint = self.schema.hint(runs, self.layout.page_index.columns);
+        let mut count = async |compare: &str, most: u64| -> Result<u64, Fail> {
+            let text = format!(
+                "SELECT CAST(count(*) AS CHAR) FROM (SELECT 1 FROM {runs} AS r {hint} WHERE r.created_at {compare} ? LIMIT {most}) AS c"
+            );
+            let rows = select(connection, text, &[bound]).await?;
+            Ok(rows.first().and_then(|row| self::text(row, 0)).and_then(|count| count.parse().ok()).unwrap_or(0))
+        };
+        let old = count("<", BACKLOG_MAX).await?;
+        Ok(old >= BACKLOG_MIN && count(">=", old * NEW_MAX + 1).await? <= old * NEW_MAX)
+    }
+
+    async fn page_by_id(
+        &self,
+        connection: &mut MySqlConnection,
+        bound: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, Fail> {
+        let runs = self.layout.runs;
+        let hint = self.schema.hint(runs, &["run_id"]);
+        let beyond = if after.is_some() { "AND r.run_id > ?" } else { "" };
+        let text = format!(
+            "SELECT {COLUMNS} FROM {runs} AS r {hint} WHERE r.created_at < ? AND r.created_at >= '{FIRST_TIME}' {beyond} \
+             ORDER BY r.run_id LIMIT {limit}"
+        );
+        let values: Vec<&str> = [bound].into_iter().chain(after).collect();
+        let rows = select(connection, text, &values).await?;
+        let next = rows.last().filter(|_| rows.len() == limit).map(|row| cursor(row, &[0]));
         Ok(Page { runs: rows.iter().map(seen).collect(), next })
     }
 
-    async fn page_of(
+    /// The runs that were made before `start`; where `id` is there, and before that one among those made then.
+    async fn page_by_creation(
         &self,
         connection: &mut MySqlConnection,
-        condition: &str,
-        values: &[&str],
+        start: &str,
+        id: Option<&str>,
         limit: usize,
-    ) -> Result<Vec<MySqlRow>, Fail> {
+    ) -> Result<Page, Fail> {
         let runs = self.layout.runs;
         let hint = self.schema.hint(runs, self.layout.page_index.columns);
-        let text = format!(
-            "SELECT {COLUMNS} FROM {runs} AS r {hint} WHERE {condition} ORDER BY r.created_at DESC, r.run_id DESC LIMIT ?"
-        );
-        let mut query = sqlx::query(statement(text));
-        for value in values {
-            query = query.bind((*value).to_owned());
+        let query = |condition: &str, limit: usize| {
+            format!(
+                "SELECT {COLUMNS} FROM {runs} AS r {hint} WHERE {condition} ORDER BY r.created_at DESC, r.run_id DESC LIMIT {limit}"
+            )
+        };
+        let mut rows = Vec::new();
+        if let Some(id) = id {
+            // The rest of the runs that were made at the same instant: as a range of its own the index finds it.
+            let text = query("r.created_at = ? AND r.run_id < ?", limit);
+            rows = select(connection, text, &[start, id]).await?;
         }
-        Ok(query.bind(limit as u64).fetch_all(connection).await?)
+        if rows.len() < limit {
+            let text = query(&format!("r.created_at < ? AND r.created_at >= '{FIRST_TIME}'"), limit - rows.len());
+            rows.extend(select(connection, text, &[start]).await?);
+        }
+        let next = rows.last().filter(|_| rows.len() == limit).map(|row| cursor(row, &[3, 0]));
+        Ok(Page { runs: rows.iter().map(seen).collect(), next })
     }
 
     /// Counts the runs whose creation is NULL or the zero date.
@@ -132,7 +179,7 @@ impl MysqlStore {
             };
             if let Some(row) = rows.last().filter(|_| rows.len() == room) {
                 let (first, last) = (rest[0].to_owned(), rest[rest.len() - 1].to_owned());
-                let Cursor(mut parts) = cursor(row, [5, 0]);
+                let Cursor(mut parts) = cursor(row, &[5, 0]);
                 parts.extend([first, last]);
                 page.next = Some(Cursor(parts));
             }
@@ -215,8 +262,8 @@ pub(super) async fn select(
     Ok(query.fetch_all(connection).await?)
 }
 
-fn cursor(row: &MySqlRow, columns: [usize; 2]) -> Cursor {
-    Cursor(columns.map(|column| text(row, column).unwrap_or_default()).to_vec())
+fn cursor(row: &MySqlRow, columns: &[usize]) -> Cursor {
+    Cursor(columns.iter().map(|column| text(row, *column).unwrap_or_default()).collect())
 }
 
 /// The first instant of the server's that is after `before`, as it writes it; none where all are.

@@ -9,6 +9,8 @@ mod mysql;
 mod postgres_edges;
 mod postgres_tls;
 pub mod postgres_world;
+mod mysql_edges;
+mod mysql_outages;
 mod random;
 mod reports;
 pub mod world;

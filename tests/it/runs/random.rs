@@ -20,6 +20,7 @@ use super::{
     postgres_world::{FRESH, PostgresWorld},
     world::SqliteWorld,
 };
+use super::{mysql::MysqlWorld, world::SqliteWorld};
 
 const DAYS: [i64; 3] = [7, 30, 90];
 const ENDED: [&str; 3] = ["completed", "failed", "interrupted"];
@@ -252,4 +253,6 @@ fn dynamodb_leaves_what_a_naive_sweep_leaves() {
     check(10, async || DynamoWorld::new().await);
 fn postgres_leaves_what_a_naive_sweep_leaves() {
     check(20, async || PostgresWorld::new(FRESH).await);
+fn mysql_leaves_what_a_naive_sweep_leaves() {
+    check(20, async || MysqlWorld::new().await);
 }
