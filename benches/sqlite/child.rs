@@ -17,17 +17,14 @@ pub struct Sweep {
     pub deleted: u64,
 }
 
-/// Sweeps the store at `path` with these keys in its job.
-pub async fn sweep(path: &Path, keys: &str) -> Sweep {
-    let config = path.with_extension("toml");
-    let store = path.display();
-    let text =
-        format!("[jobs.old-runs]\nkind = \"retention\"\nstore = \"sqlite://{store}\"\nretention_days = 30\n{keys}");
-    fs::write(&config, text).unwrap();
+/// Sweeps the store with these keys in its job, whose file is `config`.
+pub async fn sweep(config: &Path, store: &str, keys: &str) -> Sweep {
+    let text = format!("[jobs.old-runs]\nkind = \"retention\"\nstore = \"{store}\"\nretention_days = 30\n{keys}");
+    fs::write(config, text).unwrap();
     let began = Instant::now();
     let mut child = Command::new(env!("CARGO_BIN_EXE_janitor"))
         .args(["run", "old-runs", "--json", "--config"])
-        .arg(&config)
+        .arg(config)
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
         .spawn()

@@ -91,7 +91,7 @@ async fn grow(small: &Store, folder: &Path, runs: u32) {
 
 /// Sweeps, and insists that what was due went.
 async fn checked(path: &Path, keys: &str, due: u64) -> Sweep {
-    let swept = sweep(path, keys).await;
+    let swept = sweep(&path.with_extension("toml"), &format!("sqlite://{}", path.display()), keys).await;
     assert_eq!(swept.deleted, due, "the sweep deleted another number of runs than are due");
     swept
 }
