@@ -46,7 +46,7 @@ impl Shared {
         let home = self.home()?;
         marker::raise(&home, job, fence)?;
         let mut state = self.state();
-        *state = State::default();
+        *state = State { is_real: true, ..State::default() };
         let gone = marker::recover(&home, job, &self.folders.runs)?;
         if gone.is_empty() {
             return Ok(());
@@ -66,7 +66,7 @@ impl Shared {
         if let Err(error) = self.flush(&mut state, tokens::WAIT_MAX) {
             tracing::warn!(store = NAME, %error, "the next sweep finishes what an earlier one left");
         }
-        *state = State::default();
+        *state = State { is_real: true, ..State::default() };
         Ok(())
     }
 

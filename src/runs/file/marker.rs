@@ -24,6 +24,8 @@ const PLANNED: &str = ".planned";
 /// A planned folder that is being moved back.
 const UNDONE: &str = ".undone";
 const GONE: &str = ".gone";
+/// An empty folder for the next plan, which needs no more room then: a full disk is what a sweep is for.
+const SPARE: &str = "spare";
 /// The longest that a fence in another's hands is waited for.
 const FENCE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Digits of the largest fence: one is written over the other, which a full disk allows too.
@@ -114,7 +116,7 @@ impl<'a> Planned<'a> {
             let number = NUMBER.fetch_add(1, Ordering::Relaxed);
             let stem = format!("{}~{}~{number}", encoded(job), fence.get());
             let name = [&stem, PLANNED].concat();
-            if !home.make_folder(&name)? {
+            if !home.move_unless_taken(SPARE, home, &name)? && !home.make_folder(&name)? {
                 continue;
             }
             let folder = home.below(&name)?;
@@ -242,6 +244,7 @@ impl Gone {
         for id in &self.runs {
             folder.remove(&[id, RUN].concat())?;
         }
-        home.remove_folder(&self.name)
+        let is_empty = folder.stems("")?.is_empty();
+        if is_empty && home.move_unless_taken(&self.name, home, SPARE)? { Ok(()) } else { home.remove_folder(&self.name) }
     }
 }

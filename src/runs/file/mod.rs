@@ -26,6 +26,7 @@ use std::{
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use tokio::runtime::RuntimeFlavor;
 
 use self::{
     faults::Faults,
@@ -71,6 +72,8 @@ struct State {
     owned: Option<Owned>,
     /// What went, but for its tokens.
     gone: Vec<Gone>,
+    /// Whether a fence was raised, so that runs are going to be deleted.
+    is_real: bool,
 }
 
 impl State {
@@ -170,6 +173,10 @@ impl FileStore {
         &self,
         work: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
+        // On the spot where that is possible: what is dropped in the middle would go on and be told to nobody.
+        if tokio::runtime::Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
+            return tokio::task::block_in_place(|| work(&self.0));
+        }
         let shared = Arc::clone(&self.0);
         blocking(move || work(&shared)).await
     }
@@ -205,6 +212,14 @@ impl Shared {
     fn scan(&self) -> Result<Index, StoreError> {
         let planned = marker::planned(&self.home()?)?;
         Index::scan([&self.folders.runs].into_iter().chain(&planned), &self.folders.locks)
+    }
+
+    /// Begins a new sweep: what an earlier one has read may be old.
+    fn begin(&self) -> Result<(), StoreError> {
+        let mut state = self.state();
+        (state.index, state.owned) = (None, None);
+        // Not within a batch, whose time is short.
+        if state.is_real { self.ready(&mut state) } else { Ok(()) }
     }
 
     /// Reads what a delete needs, once in a sweep.
@@ -264,9 +279,7 @@ impl RunStore for FileStore {
         let after = after.cloned();
         let page = move |shared: &Shared| {
             if after.is_none() {
-                // A new sweep.
-                let mut state = shared.state();
-                (state.index, state.owned) = (None, None);
+                shared.begin()?;
             }
             shared.with_index(|index| index.page(before, after.as_ref(), limit))
         };

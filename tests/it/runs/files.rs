@@ -96,10 +96,10 @@ impl FileWorld {
         }
     }
 
-    /// What `.janitor` holds beside the fences.
+    /// What `.janitor` holds beside the fences and an empty folder.
     pub fn marks(&self) -> Vec<String> {
         let mut marks = self.stems(".janitor", "");
-        marks.retain(|name| !name.ends_with(".fence") && !name.ends_with(".fence.lock"));
+        marks.retain(|name| !name.ends_with(".fence") && !name.ends_with(".fence.lock") && name != "spare");
         marks
     }
 
