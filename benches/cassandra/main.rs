@@ -29,7 +29,8 @@ use store::Store;
 
 const RUNS: u32 = 5_000;
 /// What a new job does, and what it does where nobody else needs the server meanwhile.
-const MANNERS: [(&str, &str); 2] = [("by default", ""), ("without pauses", "batch_time = \"2s\"\nbatch_pause = \"0s\"\n")];
+const MANNERS: [(&str, &str); 2] =
+    [("by default", ""), ("without pauses", "batch_time = \"2s\"\nbatch_pause = \"0s\"\n")];
 
 #[tokio::main]
 async fn main() {

@@ -127,9 +127,7 @@ impl Run {
         writes.extend(
             self.steps().into_iter().map(|step| ("DELETE FROM steps_by_id WHERE step_id = ?", vec![text(step)])),
         );
-        writes.extend(
-            self.checkpoint().map(|key| ("DELETE FROM checkpoints WHERE step_run_id = ?", vec![key])),
-        );
+        writes.extend(self.checkpoint().map(|key| ("DELETE FROM checkpoints WHERE step_run_id = ?", vec![key])));
         writes
     }
 }

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, FixedOffset, TimeDelta, TimeZone, Utc};
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::TestRunner};
 
-use super::world::SqliteWorld;
+use super::{cassandra::world::CassandraWorld, world::SqliteWorld};
 
 const DAYS: [i64; 3] = [7, 30, 90];
 const ENDED: [&str; 3] = ["completed", "failed", "interrupted"];
@@ -236,4 +236,9 @@ fn memory_leaves_what_a_naive_sweep_leaves() {
 #[test]
 fn sqlite_leaves_what_a_naive_sweep_leaves() {
     check(40, async || SqliteWorld::new("wal").await);
+}
+
+#[test]
+fn cassandra_leaves_what_a_naive_sweep_leaves() {
+    check(10, CassandraWorld::new);
 }
