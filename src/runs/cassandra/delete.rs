@@ -208,11 +208,8 @@ impl CassandraStore {
         let mut lookups: Vec<Work<'_, Marked>> = Vec::new();
         for run in still.values() {
             lookups.push(Box::pin(async move {
-                let places = match self.places.of(&run.id) {
-                    Some(places) => places,
-                    None => self.look_up(run).await?,
-                };
-                Ok(Marked::new(run, places))
+                let entries = self.entries_of_run(run).await?;
+                Ok(Marked::new(run, entries))
             }));
         }
         all(lookups).await

@@ -41,12 +41,17 @@ const PASSES: usize = 5;
 /// What stays, as hashes: where two are the same, something stays that might go.
 #[derive(Debug, Default)]
 pub(super) struct Survey {
+    /// Which walk it is of: another one may have begun since.
+    walk: u64,
     staying: HashSet<u64>,
     is_full: bool,
 }
 
 impl Survey {
-    fn note(&mut self, id: &str) {
+    fn note(&mut self, walk: u64, id: &str) {
+        if self.walk != walk {
+            return;
+        }
         if self.staying.len() < NOTED_MAX {
             self.staying.insert(hash(id));
         } else {
@@ -54,8 +59,13 @@ impl Survey {
         }
     }
 
-    fn stays(&self, id: &str) -> bool {
-        self.is_full || self.staying.contains(&hash(id))
+    fn begin(&mut self) -> u64 {
+        *self = Self { walk: self.walk + 1, ..Self::default() };
+        self.walk
+    }
+
+    fn stays(&self, walk: u64, id: &str) -> bool {
+        self.walk != walk || self.is_full || self.staying.contains(&hash(id))
     }
 }
 
@@ -85,16 +95,15 @@ impl CassandraStore {
         if let Some((job, fence)) = leave {
             self.guard_fence(job, fence).await?;
         }
-        let (pass, from) = after.map_or_else(|| (SIGNALS, PagingState::start()), place);
-        let is_start = after.is_none_or(|cursor| cursor.0.get(1).is_none_or(String::is_empty));
-        if is_start && (pass == SIGNALS || pass == SUBSCRIBERS) {
-            self.with_survey(|survey| *survey = Survey::default());
+        let (pass, from, mut walk) = after.map_or_else(|| (SIGNALS, PagingState::start(), 0), place);
+        if from == PagingState::start() && (pass == SIGNALS || pass == SUBSCRIBERS) {
+            walk = self.with_survey(Survey::begin);
         }
         let window = match pass {
-            SIGNALS => self.signals(cutoff, from).await?,
-            ACKNOWLEDGEMENTS => self.acknowledgements(cutoff, from).await?,
-            SUBSCRIBERS => self.subscribers(cutoff, from).await?,
-            SUBSCRIPTIONS => self.subscriptions(cutoff, from).await?,
+            SIGNALS => self.signals(cutoff, from, walk).await?,
+            ACKNOWLEDGEMENTS => self.acknowledgements(cutoff, from, walk).await?,
+            SUBSCRIBERS => self.subscribers(cutoff, from, walk).await?,
+            SUBSCRIPTIONS => self.subscriptions(cutoff, from, walk).await?,
             _ => self.schedules(cutoff, from).await?,
         };
         if leave.is_some() && !window.deletes.is_empty() {
@@ -105,8 +114,8 @@ impl CassandraStore {
         }
         let counts = Counts::from_iter([(window.kind, window.count as u64)]);
         let next = match window.next {
-            Some(state) => Some(cursor(pass, &state)),
-            None if pass + 1 < PASSES => Some(Cursor(vec![(pass + 1).to_string(), String::new()])),
+            Some(state) => Some(cursor(pass, &state, walk)),
+            None if pass + 1 < PASSES => Some(cursor(pass + 1, &PagingState::start(), walk)),
             None => None,
         };
         Ok(LooseStep { counts, next })
@@ -117,7 +126,7 @@ impl CassandraStore {
     }
 
     /// Signals that no subscription has still to read.
-    async fn signals(&self, cutoff: DateTime<Utc>, from: PagingState) -> Result<Window<'_>, Failed> {
+    async fn signals(&self, cutoff: DateTime<Utc>, from: PagingState, walk: u64) -> Result<Window<'_>, Failed> {
         type Columns = (String, String, i32, Option<String>, Option<String>, Option<CqlTimestamp>);
         let text = "SELECT stream_id, stream_run_id, sequence, signal_id, signal_type, published_at FROM signals";
         let (rows, next): (Vec<Columns>, _) = self.cql.page(text, (), WINDOW, from).await?;
@@ -132,7 +141,7 @@ impl CassandraStore {
                 let text = "DELETE FROM signals WHERE stream_id = ? AND stream_run_id = ? AND sequence = ?";
                 deletes.push(Box::pin(async move { self.cql.write(text, (stream, run, sequence)).await }));
             } else if let Some(signal) = signal {
-                self.with_survey(|survey| survey.note(&signal));
+                self.with_survey(|survey| survey.note(walk, &signal));
             }
         }
         Ok(Window { kind: "signals", count: deletes.len(), deletes, next })
@@ -178,12 +187,17 @@ impl CassandraStore {
     }
 
     /// Acknowledgements of signals that are gone: without its acknowledgement a signal that stays would be delivered again.
-    async fn acknowledgements(&self, cutoff: DateTime<Utc>, from: PagingState) -> Result<Window<'_>, Failed> {
+    async fn acknowledgements(
+        &self,
+        cutoff: DateTime<Utc>,
+        from: PagingState,
+        walk: u64,
+    ) -> Result<Window<'_>, Failed> {
         let text = "SELECT signal_id, step_run_id, acknowledged_at FROM signal_acknowledgments";
         let (rows, next): (Vec<(String, String, Option<CqlTimestamp>)>, _) =
             self.cql.page(text, (), WINDOW, from).await?;
         let goes = |(signal, _, at): &(String, String, Option<CqlTimestamp>)| {
-            is_old(*at, cutoff) && !self.with_survey(|survey| survey.stays(signal))
+            is_old(*at, cutoff) && !self.with_survey(|survey| survey.stays(walk, signal))
         };
         let deletes: Vec<Work<'_, ()>> =
             rows.into_iter().filter(goes).map(|(signal, step, _)| self.forget(signal, step)).collect();
@@ -196,11 +210,11 @@ impl CassandraStore {
     }
 
     /// Notes the steps of subscriptions that stay.
-    async fn subscribers(&self, cutoff: DateTime<Utc>, from: PagingState) -> Result<Window<'_>, Failed> {
+    async fn subscribers(&self, cutoff: DateTime<Utc>, from: PagingState, walk: u64) -> Result<Window<'_>, Failed> {
         let (rows, next) = self.subscription_rows(from).await?;
         for (_, step, status, at) in rows {
             if !(self.has_ended(status.as_deref()) && is_old(at, cutoff)) {
-                self.with_survey(|survey| survey.note(&step));
+                self.with_survey(|survey| survey.note(walk, &step));
             }
         }
         Ok(Window { kind: "subscriptions", count: 0, deletes: Vec::new(), next })
@@ -216,14 +230,14 @@ impl CassandraStore {
     }
 
     /// Subscriptions that have ended. What a step has saved goes with the last one of the step.
-    async fn subscriptions(&self, cutoff: DateTime<Utc>, from: PagingState) -> Result<Window<'_>, Failed> {
+    async fn subscriptions(&self, cutoff: DateTime<Utc>, from: PagingState, walk: u64) -> Result<Window<'_>, Failed> {
         let (rows, next) = self.subscription_rows(from).await?;
         let mut deletes: Vec<Work<'_, ()>> = Vec::new();
         for (stream, step, status, at) in rows {
             let Some(status) = status.filter(|status| self.has_ended(Some(status)) && is_old(at, cutoff)) else {
                 continue;
             };
-            let is_last = !self.with_survey(|survey| survey.stays(&step));
+            let is_last = !self.with_survey(|survey| survey.stays(walk, &step));
             deletes.push(Box::pin(async move {
                 if is_last {
                     self.cql.write("DELETE FROM checkpoints WHERE step_run_id = ?", (&step,)).await?;
@@ -288,13 +302,13 @@ fn reads(kinds: &str, kind: Option<&str>) -> bool {
         .map_or(true, |kinds| kinds.iter().any(|of| of.as_str() == kind && kind.is_some()))
 }
 
-fn cursor(pass: usize, state: &PagingState) -> Cursor {
+fn cursor(pass: usize, state: &PagingState, walk: u64) -> Cursor {
     let bytes = state.as_bytes_slice().map(|bytes| bytes.to_vec()).unwrap_or_default();
     let digits = bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
-    Cursor(vec![pass.to_string(), digits])
+    Cursor(vec![pass.to_string(), digits, walk.to_string()])
 }
 
-fn place(cursor: &Cursor) -> (usize, PagingState) {
+fn place(cursor: &Cursor) -> (usize, PagingState, u64) {
     let part = |at: usize| cursor.0.get(at).map_or("", String::as_str);
     let bytes: Vec<u8> = part(1)
         .as_bytes()
@@ -302,5 +316,5 @@ fn place(cursor: &Cursor) -> (usize, PagingState) {
         .filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
         .collect();
     let state = if bytes.is_empty() { PagingState::start() } else { PagingState::new_from_raw_bytes(bytes) };
-    (part(0).parse().unwrap_or(SCHEDULES), state)
+    (part(0).parse().unwrap_or(SCHEDULES), state, part(2).parse().unwrap_or(0))
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     CassandraStore, NAME,
     cql::{Failed, Work, all},
-    places::Place,
+    places::Entry,
     read::Run,
 };
 use crate::runs::StoreError;
@@ -26,18 +26,18 @@ pub(super) struct Marked {
     pub(super) workflow: Option<String>,
     pub(super) parent: Option<String>,
     pub(super) idempotency_key: Option<String>,
-    pub(super) places: Vec<Place>,
+    pub(super) entries: Vec<Entry>,
 }
 
 impl Marked {
-    pub(super) fn new(run: &Run, places: Vec<Place>) -> Self {
+    pub(super) fn new(run: &Run, entries: Vec<Entry>) -> Self {
         Self {
             id: run.id.clone(),
             created_at: run.created_at,
             workflow: run.workflow.clone(),
             parent: run.parent.clone(),
             idempotency_key: run.idempotency_key.clone(),
-            places,
+            entries,
         }
     }
 }

@@ -12,6 +12,7 @@ mod loose;
 mod marker;
 mod page;
 mod places;
+mod ranges;
 mod read;
 mod related;
 mod schema;

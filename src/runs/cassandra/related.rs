@@ -13,6 +13,8 @@ use super::{
     cql::{Failed, Work, all, is_key},
     day,
     marker::Marked,
+    places::Place,
+    ranges::{Range, ranges},
     read::Run,
 };
 use crate::report::Counts;
@@ -134,7 +136,8 @@ impl CassandraStore {
             ("DELETE FROM runs_by_idempotency_key WHERE idempotency_key = ?", keys),
         ];
         let by_key = by_key.into_iter().flat_map(|(text, keys)| keys.into_iter().map(move |key| self.row(text, key)));
-        Ok(by_key.chain(runs.iter().flat_map(|run| self.by_time(run))).collect())
+        let by_status = ranges(runs).into_iter().map(|range| self.range(range));
+        Ok(by_key.chain(by_status).chain(runs.iter().flat_map(|run| self.by_time(run))).collect())
     }
 
     /// Those of these keys whose entry names one of the runs.
@@ -149,19 +152,35 @@ impl CassandraStore {
         Ok(rows.into_iter().filter(|(_, run)| is_theirs(run)).map(|(key, _)| key).collect())
     }
 
-    /// The deletes of a run's entries in the indexes whose keys hold its id.
+    /// The delete of entries of the index by status that stand beside each other: one tombstone, however many they are.
+    fn range(&self, range: Range) -> Work<'_, ()> {
+        let Range { place: Place { status, day }, latest: (last, last_run), earliest: (first, first_run), written_at } =
+            range;
+        let (last, first) = (CqlTimestamp(last), CqlTimestamp(first));
+        Box::pin(async move {
+            match written_at {
+                // What was written later, by a run that came to this status since, stays.
+                Some(written_at) => {
+                    let text = "DELETE FROM runs_by_status USING TIMESTAMP ? WHERE status = ? AND date_bucket = ? \
+                                AND (created_at, run_id) >= (?, ?) AND (created_at, run_id) <= (?, ?)";
+                    let values = (written_at, status, day, first, first_run, last, last_run);
+                    self.cql.write(text, values).await
+                }
+                None => {
+                    let text = "DELETE FROM runs_by_status WHERE status = ? AND date_bucket = ? AND created_at = ? AND run_id = ?";
+                    self.cql.write(text, (status, day, last, last_run)).await
+                }
+            }
+        })
+    }
+
+    /// The deletes of a run's entries in the other indexes whose keys hold its id.
     fn by_time<'a>(&'a self, run: &Marked) -> Vec<Work<'a, ()>> {
         let Some(created_at) = run.created_at else { return Vec::new() };
         let at = CqlTimestamp(created_at);
         let mut deletes: Vec<Work<'a, ()>> = Vec::new();
-        for place in run.places.clone() {
-            let text =
-                "DELETE FROM runs_by_status WHERE status = ? AND date_bucket = ? AND created_at = ? AND run_id = ?";
-            let id = run.id.clone();
-            deletes.push(Box::pin(async move { self.cql.write(text, (place.status, place.day, at, id)).await }));
-        }
         // Both were written with the same day.
-        let day = run.places.first().map(|place| place.day.clone()).or_else(|| day(created_at));
+        let day = run.entries.first().map(|entry| entry.place.day.clone()).or_else(|| day(created_at));
         if let Some((workflow, day)) = run.workflow.clone().zip(day) {
             let text = "DELETE FROM runs_by_workflow WHERE workflow_name = ? AND date_bucket = ? AND created_at = ? AND run_id = ?";
             let id = run.id.clone();

@@ -21,6 +21,7 @@ use super::{
     world::SqliteWorld,
 };
 use super::{mysql::MysqlWorld, world::SqliteWorld};
+use super::{cassandra::world::CassandraWorld, world::SqliteWorld};
 
 const DAYS: [i64; 3] = [7, 30, 90];
 const ENDED: [&str; 3] = ["completed", "failed", "interrupted"];
@@ -255,4 +256,6 @@ fn postgres_leaves_what_a_naive_sweep_leaves() {
     check(20, async || PostgresWorld::new(FRESH).await);
 fn mysql_leaves_what_a_naive_sweep_leaves() {
     check(20, async || MysqlWorld::new().await);
+fn cassandra_leaves_what_a_naive_sweep_leaves() {
+    check(10, CassandraWorld::new);
 }

@@ -283,7 +283,7 @@ async fn leaves_markers_of_another_job_alone_until_they_are_old() {
     let world = CassandraWorld::new().await;
     world.store.raise(JOB, Fence::for_test(1)).await.unwrap();
     let marker = "INSERT INTO janitor_marker (id, job, made_at, runs) VALUES (?, 'another', ?, ?)";
-    let runs = r#"[{"id": "gone", "created_at": null, "workflow": null, "parent": null, "idempotency_key": null, "places": []}]"#;
+    let runs = r#"[{"id": "gone", "created_at": null, "workflow": null, "parent": null, "idempotency_key": null, "entries": []}]"#;
     world.put(owned("events", "gone", "event")).await;
     world.execute(marker, ("old", CqlTimestamp(0), runs)).await;
     let in_an_hour = CqlTimestamp((Utc::now() + chrono::TimeDelta::hours(1)).timestamp_millis());
@@ -294,4 +294,36 @@ async fn leaves_markers_of_another_job_alone_until_they_are_old() {
     ids.sort_unstable();
     assert_eq!(ids, [("new".to_owned(),), ("unreadable".to_owned(),)]);
     assert_eq!(world.count("events").await, 0);
+}
+
+#[tokio::test]
+async fn takes_entries_in_ranges_and_none_that_came_between_since() {
+    let world = CassandraWorld::new().await;
+    let made = |at: usize| Some(format!("2026-01-01T00:00:{at:02}+00:00"));
+    for at in 0..20 {
+        let run = Run { created_at: made(at), ..expired(&format!("run {at:02}")) };
+        // It stays amid the others.
+        world
+            .put(Thing::Run(if at == 7 {
+                Run { updated_at: Some("2026-11-19T00:00:00+00:00".to_owned()), ..run }
+            } else {
+                run
+            }))
+            .await;
+    }
+    let alive = Run { created_at: made(3), status: "running".to_owned(), ..expired("run 03 and a half") };
+    world.put(Thing::Run(alive)).await;
+    let batch: Vec<Seen> =
+        page(&world).await.into_iter().filter(|run| run.id.len() == 6 && run.id != "run 07").collect();
+    assert_eq!(batch.len(), 19);
+    // It ends after the page was read: its entry now stands in the midst of what goes.
+    let at = CqlTimestamp(DateTime::parse_from_rfc3339(&made(3).unwrap()).unwrap().timestamp_millis());
+    let entry = "INSERT INTO runs_by_status (status, date_bucket, created_at, run_id) VALUES ('completed', ?, ?, 'run 03 and a half')";
+    world.execute(entry, (DAY, at)).await;
+    world.store.raise(JOB, Fence::for_test(1)).await.unwrap();
+    assert_eq!(world.store.delete(JOB, Fence::for_test(1), &batch, LONG).await.unwrap().runs.len(), 19);
+    let mut entries: Vec<(String, String)> = world.rows("SELECT run_id, status FROM runs_by_status", ()).await;
+    entries.sort_unstable();
+    let expected = [("run 03 and a half", "completed"), ("run 03 and a half", "running"), ("run 07", "completed")];
+    assert_eq!(entries, expected.map(|(run, status)| (run.to_owned(), status.to_owned())));
 }
