@@ -1,5 +1,6 @@
 //! `janitor check`: validates the configuration, connects to what it names, and warns.
 
+mod due;
 mod redis;
 
 use std::{os::unix::fs::MetadataExt, path::Path};
@@ -86,6 +87,8 @@ async fn about_job(janitor: &Janitor, job: &JobConfig) -> Result<Findings, Strin
     let mut findings = store.check().await.map_err(|error| chain(&error))?;
     let theirs = store.now().await.map_err(|error| chain(&error))?;
     findings.warnings.extend(theirs.and_then(|theirs| skewed(janitor.clock().now(), theirs)));
+    let due = due::due(janitor, job, retention, store).await.map_err(|error| chain(&error))?;
+    findings.facts.push(due);
     Ok(findings)
 }
 

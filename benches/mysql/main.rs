@@ -79,7 +79,7 @@ async fn compare(server: &Server, store: &Store, manner: &Manner, pairs: usize) 
         let baseline = store::delete_at_once(&store.copy(server).await).await;
         let ours = store.copy(server).await;
         let writer = if manner.has_writer { Some(Writer::start(&ours).await) } else { None };
-        let swept = sweep(folder.path(), &ours.url(), manner.keys).await;
+        let swept = sweep(&ours.url(), &folder.path().join("janitor.toml"), manner.keys).await;
         assert_eq!(swept.deleted, store.due, "the sweep deleted another number of runs than are due");
         if let Some(writer) = writer {
             worst = worst.max(writer.stop().await.1);

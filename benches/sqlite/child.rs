@@ -21,15 +21,6 @@ pub struct Sweep {
 pub async fn sweep(store: &str, config: &Path, keys: &str) -> Sweep {
     let text = format!("[jobs.old-runs]\nkind = \"retention\"\nstore = \"{store}\"\nretention_days = 30\n{keys}");
     fs::write(config, text).unwrap();
-/// Sweeps the store at the URL `store` with these keys in its job. The configuration is made in `folder`.
-pub async fn sweep(folder: &Path, store: &str, keys: &str) -> Sweep {
-    let config = folder.join("janitor.toml");
-    let text = format!("[jobs.old-runs]\nkind = \"retention\"\nstore = \"{store}\"\nretention_days = 30\n{keys}");
-    fs::write(&config, text).unwrap();
-/// Sweeps the store with these keys in its job, whose file is `config`.
-pub async fn sweep(config: &Path, store: &str, keys: &str) -> Sweep {
-    let text = format!("[jobs.old-runs]\nkind = \"retention\"\nstore = \"{store}\"\nretention_days = 30\n{keys}");
-    fs::write(config, text).unwrap();
     let began = Instant::now();
     let mut child = Command::new(env!("CARGO_BIN_EXE_janitor"))
         .args(["run", "old-runs", "--json", "--config"])

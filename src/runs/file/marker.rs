@@ -245,6 +245,10 @@ impl Gone {
             folder.remove(&[id, RUN].concat())?;
         }
         let is_empty = folder.stems("")?.is_empty();
-        if is_empty && home.move_unless_taken(&self.name, home, SPARE)? { Ok(()) } else { home.remove_folder(&self.name) }
+        if is_empty && home.move_unless_taken(&self.name, home, SPARE)? {
+            Ok(())
+        } else {
+            home.remove_folder(&self.name)
+        }
     }
 }

@@ -15,13 +15,14 @@ use async_trait::async_trait;
 use chrono::{DateTime, FixedOffset, TimeDelta, TimeZone, Utc};
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::TestRunner};
 
-use super::{dynamodb::DynamoWorld, files::FileWorld, world::SqliteWorld};
 use super::{
+    cassandra::world::CassandraWorld,
+    dynamodb::DynamoWorld,
+    files::FileWorld,
+    mysql::MysqlWorld,
     postgres_world::{FRESH, PostgresWorld},
     world::SqliteWorld,
 };
-use super::{mysql::MysqlWorld, world::SqliteWorld};
-use super::{cassandra::world::CassandraWorld, world::SqliteWorld};
 
 const DAYS: [i64; 3] = [7, 30, 90];
 const ENDED: [&str; 3] = ["completed", "failed", "interrupted"];
@@ -252,10 +253,19 @@ fn files_leave_what_a_naive_sweep_leaves() {
 #[test]
 fn dynamodb_leaves_what_a_naive_sweep_leaves() {
     check(10, async || DynamoWorld::new().await);
+}
+
+#[test]
 fn postgres_leaves_what_a_naive_sweep_leaves() {
     check(20, async || PostgresWorld::new(FRESH).await);
+}
+
+#[test]
 fn mysql_leaves_what_a_naive_sweep_leaves() {
     check(20, async || MysqlWorld::new().await);
+}
+
+#[test]
 fn cassandra_leaves_what_a_naive_sweep_leaves() {
     check(10, CassandraWorld::new);
 }
