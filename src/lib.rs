@@ -43,8 +43,9 @@
 //!
 //! # Seams
 //! [`Clock`](clock::Clock), [`Queue`](queue::Queue), [`Lock`](lock::Lock), [`Ledger`](ledger::Ledger),
-//! [`RunStore`](runs::RunStore), [`Catalog`](blobs::Catalog) and [`Objects`](blobs::Objects) are traits, and each answer to one is a file beside it. What an answer promises is a suite
-//! of tests in the trait's own module, `conformance`, public with the feature `test-util`.
+//! [`RunStore`](runs::RunStore), [`Catalog`](blobs::Catalog) and [`Objects`](blobs::Objects) are traits, and each answer to
+//! one is a file or a folder beside it. What an answer promises is a suite of tests in the trait's own module,
+//! `conformance`, public with the feature `test-util`.
 //!
 //! # Features
 //! | feature | what it brings | default |
@@ -53,7 +54,10 @@
 //! | `redis` | queue, lock and ledger in Redis | yes |
 //! | `sqlite` | the embedded mode, and SQLite as a run store and as the catalog of a blob store | yes |
 //! | `metrics` | Prometheus metrics and `/healthz` | yes |
-//! | `postgres` | Postgres as the catalog of a blob store | no |
+//! | `postgres` | Postgres and Citus as run stores, and Postgres as the catalog of a blob store | no |
+//! | `mysql` | MariaDB and MySQL as run stores | no |
+//! | `dynamodb` | DynamoDB as a run store | no |
+//! | `cassandra` | Cassandra as a run store | no |
 //! | `s3` | S3 for the objects of a blob store | no |
 //! | `full` | all of the above | no |
 //! | `test-util` | conformance suites, a clock to be set, fences without a lock: for tests | no |
