@@ -203,11 +203,12 @@ pub trait RunStore: Send + Sync + Debug {
     async fn raise(&self, job: &str, fence: Fence) -> Result<(), StoreError>;
 
     /// Deletes those of `runs` that are still as they were read and have no run below them outside `runs`, with all
-    /// that is their own, in one transaction of at most `limit`.
+    /// that is their own, in at most `limit`: in short transactions or, where the store has none over so much, behind a
+    /// marker by which the next sweep finishes what a crash left.
     ///
     /// # Errors
-    /// After any error nothing has changed. [`StoreError::TimedOut`] and [`StoreError::Refused`] are of these runs: others,
-    /// or fewer, may do.
+    /// After any error each run is whole, or on its way out behind a marker. [`StoreError::TimedOut`] and
+    /// [`StoreError::Refused`] are of these runs: others, or fewer, may do.
     async fn delete(&self, job: &str, fence: Fence, runs: &[Seen], limit: Duration) -> Result<Deleted, StoreError>;
 
     /// Deletes (without `leave` only counts) a step's worth of what is not runs and is older than `cutoff`: signals
