@@ -52,6 +52,18 @@ async fn up_sweeps_on_its_schedule_and_leaves_nothing_behind() {
 }
 
 #[tokio::test]
+async fn check_counts_what_is_due_and_writes_nothing() {
+    let world = World::new(None, "", "", 500).await;
+    let before = std::fs::read(world.cli.path().join("app.db")).unwrap();
+    let told = world.cli.stdout("check");
+    assert!(told.contains("ok\tjob old-runs\t500 runs are due now, the oldest was last written 2"), "{told}");
+    assert!(std::fs::read(world.cli.path().join("app.db")).unwrap() == before, "the store was written");
+    world.configure("retention_days", "# retention_days");
+    let told = world.cli.stdout("check");
+    assert!(told.contains("ok\tjob old-runs\tretention_days is unset: every run stays"), "{told}");
+}
+
+#[tokio::test]
 async fn two_runs_at_once_are_one_sweep_and_one_busy() {
     let world = World::new(None, "", SLOW, 2_000).await;
     let first = world.start("run old-runs --json");
