@@ -8,6 +8,7 @@ pub mod files;
 mod mysql;
 mod mysql_edges;
 mod mysql_outages;
+mod postgres_check;
 mod postgres_edges;
 mod postgres_tls;
 pub mod postgres_world;
