@@ -9,7 +9,7 @@ impl MysqlStore {
     pub(super) async fn findings(&self) -> Result<Findings, Fail> {
         let mut connection = self.take().await?;
         let mut found = Findings::default();
-        let row = sqlx::query("SELECT VERSION(), @@GLOBAL.read_only").fetch_one(&mut connection).await?;
+        let row = sqlx::query("SELECT VERSION(), CAST(@@GLOBAL.read_only AS CHAR)").fetch_one(&mut connection).await?;
         let version = text(&row, 0).unwrap_or_default();
         let place = &self.place;
         found.facts.push(format!("{NAME}: {place}: {version}: the tables of layout {:?} are there", self.layout.name));
@@ -18,7 +18,8 @@ impl MysqlStore {
         if !missing.is_empty() {
             found.facts.push(format!("{NAME}: an older schema, without {}", missing.join(", ")));
         }
-        let is_read_only = sqlx::Row::try_get::<i64, _>(&row, 1)? != 0;
+        // Newer servers know more than one way of it.
+        let is_read_only = text(&row, 1).is_some_and(|word| !matches!(word.as_str(), "0" | "OFF"));
         if is_read_only {
             found.warnings.push(format!("{NAME}: {place}: the server is read-only, a real run will fail"));
         }

@@ -60,12 +60,14 @@ pub(super) async fn connect(options: &MySqlConnectOptions) -> Result<MySqlConnec
 /// server that logs statements instead of rows refuses it, and does as well with the stricter level, because nothing is
 /// read without a lock before the rows are locked.
 pub(super) async fn settle(connection: &mut MySqlConnection) -> Result<Flavour, Fail> {
-    let row = sqlx::query("SELECT VERSION(), @@GLOBAL.log_bin AND @@SESSION.binlog_format = 'STATEMENT'")
-        .fetch_one(&mut *connection)
-        .await?;
+    let row = sqlx::query("SELECT VERSION()").fetch_one(&mut *connection).await?;
     let version = text(&row, 0).unwrap_or_default();
     let flavour = if version.contains("MariaDB") { Flavour::Mariadb } else { Flavour::Mysql };
-    let level = if row.try_get::<i64, _>(1)? == 1 { "REPEATABLE READ" } else { "READ COMMITTED" };
+    // A server that knows no such formats logs rows.
+    let rows = sqlx::query("SHOW VARIABLES WHERE Variable_name IN ('log_bin', 'binlog_format')");
+    let words: Vec<Option<String>> = rows.fetch_all(&mut *connection).await?.iter().map(|row| text(row, 1)).collect();
+    let is = |word: &str| words.iter().flatten().any(|value| value == word);
+    let level = if is("ON") && is("STATEMENT") { "REPEATABLE READ" } else { "READ COMMITTED" };
     let settings = format!(
         "SET SESSION TRANSACTION ISOLATION LEVEL {level}; SET SESSION sql_mode = 'STRICT_ALL_TABLES', autocommit = 1"
     );
