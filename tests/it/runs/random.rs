@@ -240,5 +240,5 @@ fn sqlite_leaves_what_a_naive_sweep_leaves() {
 
 #[test]
 fn cassandra_leaves_what_a_naive_sweep_leaves() {
-    check(10, CassandraWorld::new);
+    check(5, CassandraWorld::new);
 }
