@@ -123,7 +123,8 @@ impl Keyspace {
 
 impl Drop for Keyspace {
     fn drop(&mut self) {
-        if let Ok(mut free) = FREE.lock() {
+        // What a test that failed has sent may still be under way.
+        if let Some(mut free) = FREE.lock().ok().filter(|_| !std::thread::panicking()) {
             free.push(std::mem::take(&mut self.name));
         }
     }
@@ -157,7 +158,8 @@ async fn empty(session: &Session, keyspace: &str) {
 
 /// A session without a keyspace.
 pub async fn session(port: u16, user: Option<(&str, &str)>) -> Session {
-    let mut builder = SessionBuilder::new().known_node(format!("127.0.0.1:{port}"));
+    let builder = SessionBuilder::new().known_node(format!("127.0.0.1:{port}"));
+    let mut builder = builder.fetch_schema_metadata(false).schema_agreement_interval(Duration::from_millis(10));
     if let Some((user, password)) = user {
         builder = builder.user(user, password);
     }
@@ -311,6 +313,12 @@ native_transport_port: {port}
 start_native_transport: true
 memtable_heap_space: 128MiB
 auto_snapshot: false
+read_request_timeout: 30s
+range_request_timeout: 30s
+write_request_timeout: 30s
+cas_contention_timeout: 30s
+truncate_request_timeout: 60s
+request_timeout: 30s
 {who}"
     )
 }

@@ -44,6 +44,16 @@ enum Outcome {
     Unknown(Failed),
 }
 
+/// What came of the deletes of the rows of a batch.
+#[derive(Default)]
+struct Rows {
+    gone: BTreeSet<String>,
+    /// Whether the time was up before all had been tried.
+    is_cut: bool,
+    /// Why it is not known of one whether it went.
+    unknown: Option<Failed>,
+}
+
 /// The runs of a batch that may still go.
 struct Batch {
     still: HashMap<String, Run>,
@@ -125,38 +135,36 @@ impl CassandraStore {
             self.unmark(&markers).await?;
             return Err(error);
         }
-        let (gone, ended) = self.delete_rows(batch, until).await?;
+        let Rows { gone, is_cut, unknown } = self.delete_rows(batch, until).await.map_err(Failed::error)?;
         let of_gone: Vec<Marked> = marked.into_iter().filter(|run| gone.contains(&run.id)).collect();
-        let result = async {
+        let finished = async {
             let counts = self.take(&of_gone).await?;
-            self.unmark(&markers).await?;
+            // Of what may yet have gone the marker is all that is known.
+            if unknown.is_none() {
+                self.unmark(&markers).await?;
+            }
             Ok::<Counts, Failed>(counts)
         };
-        let mut counts = result.await.map_err(|failed| interrupted(failed, gone.len()))?;
+        let mut counts = finished.await.map_err(|failed| interrupted(failed, gone.len()))?;
         counts.add("runs", gone.len() as u64);
         gone.iter().for_each(|run| self.places.forget(run));
         let mut unreported = self.unreported();
         unreported.counts.merge(&counts);
         unreported.runs.extend(gone.iter().cloned());
         drop(unreported);
-        ended.map_err(|failed| {
-            failed.map_or(StoreError::TimedOut { store: NAME }, |failed| interrupted(failed, gone.len()))
-        })?;
-        Ok(gone)
+        match unknown {
+            Some(failed) => Err(interrupted(failed, gone.len())),
+            None if is_cut => Err(StoreError::TimedOut { store: NAME }),
+            None => Ok(gone),
+        }
     }
 
-    /// Step 3, the lowest level first. Answers which runs went, and why it ended early where it did: without an error, the
-    /// time was up.
-    async fn delete_rows(
-        &self,
-        batch: &mut Batch,
-        until: Instant,
-    ) -> Result<(BTreeSet<String>, Result<(), Option<Failed>>), StoreError> {
-        let (mut gone, mut ended) = (BTreeSet::new(), Ok(()));
+    /// Step 3, the lowest level first.
+    async fn delete_rows(&self, batch: &mut Batch, until: Instant) -> Result<Rows, Failed> {
+        let mut rows = Rows::default();
         for level in batch.levels() {
-            let rows: Vec<Run> = level.iter().filter_map(|id| batch.still.get(id).cloned()).collect();
             let mut deletes: Vec<Work<'_, (Run, Outcome)>> = Vec::new();
-            for run in rows {
+            for run in level.iter().filter_map(|id| batch.still.get(id).cloned()) {
                 deletes.push(Box::pin(async move {
                     let outcome = self.delete_row(&run, until).await;
                     Ok((run, outcome))
@@ -165,22 +173,22 @@ impl CassandraStore {
             for (run, outcome) in all(deletes).await? {
                 match outcome {
                     Outcome::Gone => {
-                        gone.insert(run.id);
+                        rows.gone.insert(run.id);
                     }
                     Outcome::Changed => {
                         batch.still.remove(&run.id);
                         batch.changed += 1;
                         batch.hold_above(run.parent);
                     }
-                    Outcome::Untried => ended = ended.and(Err(None)),
-                    Outcome::Unknown(failed) => ended = Err(Some(failed)),
+                    Outcome::Untried => rows.is_cut = true,
+                    Outcome::Unknown(failed) => rows.unknown = Some(failed),
                 }
             }
-            if ended.is_err() {
+            if rows.is_cut || rows.unknown.is_some() {
                 break;
             }
         }
-        Ok((gone, ended))
+        Ok(rows)
     }
 
     async fn delete_row(&self, run: &Run, until: Instant) -> Outcome {

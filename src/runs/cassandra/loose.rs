@@ -27,7 +27,7 @@ use crate::{
 /// How many rows of a table one step reads.
 const WINDOW: i32 = 1_000;
 /// How many ids are noted at most: beyond, what they would decide stays.
-const NOTED_MAX: usize = 4_000_000;
+const NOTED_MAX: usize = 1_000_000;
 
 /// The passes over the tables, in order.
 const SIGNALS: usize = 0;
@@ -239,12 +239,12 @@ impl CassandraStore {
             };
             let is_last = !self.with_survey(|survey| survey.stays(walk, &step));
             deletes.push(Box::pin(async move {
-                if is_last {
+                // It may have been registered again meanwhile: then it keeps what it has saved.
+                let text = "DELETE FROM stream_subscriptions WHERE stream_id = ? AND step_run_id = ? IF status = ?";
+                if self.cql.apply(text, (stream, &step, status)).await? && is_last {
                     self.cql.write("DELETE FROM checkpoints WHERE step_run_id = ?", (&step,)).await?;
                 }
-                // It may have been registered again meanwhile.
-                let text = "DELETE FROM stream_subscriptions WHERE stream_id = ? AND step_run_id = ? IF status = ?";
-                self.cql.apply(text, (stream, step, status)).await.map(|_| ())
+                Ok(())
             }));
         }
         Ok(Window { kind: "subscriptions", count: deletes.len(), deletes, next })
@@ -273,7 +273,11 @@ impl CassandraStore {
         at: Option<CqlTimestamp>,
         next_run: Option<CqlTimestamp>,
     ) -> Result<(), Failed> {
-        // The index entries first: without its own row nobody would find them.
+        // It may be active again: an entry that leads nowhere does less harm than a schedule that nothing leads to.
+        let text = "DELETE FROM schedules WHERE schedule_id = ? IF status = ? AND updated_at = ?";
+        if !self.cql.apply(text, (&schedule, &status, at)).await? {
+            return Ok(());
+        }
         if let Some(workflow) = workflow {
             let text = "DELETE FROM schedules_by_workflow WHERE workflow_name = ? AND schedule_id = ?";
             self.cql.write(text, (workflow, &schedule)).await?;
@@ -287,8 +291,7 @@ impl CassandraStore {
             let text = "DELETE FROM due_schedules WHERE hour_bucket = ? AND next_run_time = ? AND schedule_id = ?";
             self.cql.write(text, (hour, next_run, &schedule)).await?;
         }
-        let text = "DELETE FROM schedules WHERE schedule_id = ? IF status = ? AND updated_at = ?";
-        self.cql.apply(text, (schedule, status, at)).await.map(|_| ())
+        Ok(())
     }
 }
 

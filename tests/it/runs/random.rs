@@ -267,5 +267,5 @@ fn mysql_leaves_what_a_naive_sweep_leaves() {
 
 #[test]
 fn cassandra_leaves_what_a_naive_sweep_leaves() {
-    check(10, CassandraWorld::new);
+    check(5, CassandraWorld::new);
 }

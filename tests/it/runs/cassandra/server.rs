@@ -89,6 +89,7 @@ async fn obeys_who_may_do_what_and_outlives_a_server_that_goes_away() {
     assert!(error.contains("CREATE TABLE IF NOT EXISTS janitor_fence"), "{error}");
     let writer = open(&url("writer:s3cret")).await.unwrap();
     writer.raise(JOB, Fence::for_test(1)).await.unwrap();
+    let reader = open(&url("reader:r")).await.unwrap();
     let error = told(&reader.raise(JOB, Fence::for_test(2)).await.unwrap_err());
     assert!(error.contains("MODIFY"), "{error}");
 
