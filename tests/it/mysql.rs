@@ -50,7 +50,7 @@ impl Server {
     /// A server of one test's own, which may be killed.
     pub fn start() -> Self {
         leave_out();
-        start(&[])
+        Self::start_with(&[])
     }
 
     /// A server with more options, which come after those of the tests.

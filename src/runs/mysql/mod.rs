@@ -23,10 +23,10 @@ use super::{Cursor, Deleted, Findings, LooseStep, Page, RunStore, Seen, StoreErr
 use crate::{config::SecretUrl, lock::Fence};
 
 const NAME: &str = "mysql";
-/// How many ids one statement names at most.
-const IDS_MAX: usize = 256;
-/// Statements for few ids name so many, so that there are few different statements.
-const IDS_FEW: usize = 16;
+/// How many ids one statement names at most. MariaDB turns lists of 1,000 and more into tables.
+const IDS_MAX: usize = 512;
+/// How many ids a statement names: the smallest of these that are enough, so that there are few different statements.
+const IDS: [usize; 4] = [16, 64, 256, IDS_MAX];
 
 /// A MySQL or MariaDB database with a run table.
 #[derive(Debug)]
@@ -144,7 +144,7 @@ fn quoted(name: &str) -> String {
 /// Ids in portions that one statement can name. Each is filled up with its last id: naming one twice changes nothing.
 fn portions<'a>(ids: &'a [&'a str]) -> impl Iterator<Item = Vec<&'a str>> {
     ids.chunks(IDS_MAX).map(|chunk| {
-        let size = if chunk.len() <= IDS_FEW { IDS_FEW } else { IDS_MAX };
+        let size = IDS.into_iter().find(|size| *size >= chunk.len()).unwrap_or(IDS_MAX);
         let last = chunk.last().copied().unwrap_or_default();
         chunk.iter().copied().chain(std::iter::repeat(last)).take(size).collect()
     })

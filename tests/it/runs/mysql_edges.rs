@@ -324,7 +324,7 @@ async fn shows_a_large_backlog_by_id() {
         }
     }
     assert_eq!((ids.len(), ids.is_sorted(), after), (6_000, true, None));
-    world.execute("UPDATE workflow_runs SET created_at = '2026-11-20 03:00:00' WHERE run_id >= 'run 01000'").await;
+    world.execute("UPDATE workflow_runs SET created_at = '2026-12-20 03:00:00' WHERE run_id >= 'run 01000'").await;
     let first = world.store.page(now(), None, 1_000).await.unwrap().runs;
     assert_eq!((first.len(), first[0].id.as_str(), first[100].id.as_str()), (1_000, "run 00099", "run 00999"));
 }
