@@ -57,6 +57,7 @@ const RULE: &str = "must be postgresql://…, citus://…, mysql://…, sqlite:/
                     file:///absolute/folder, dynamodb://region/table, cassandra://host/keyspace or memory:";
 
 /// Whether this build has `feature`.
+#[allow(clippy::match_like_matches_macro, reason = "with all features on, all arms but one say the same")]
 const fn has(feature: &str) -> bool {
     match feature.as_bytes() {
         b"sqlite" => cfg!(feature = "sqlite"),
