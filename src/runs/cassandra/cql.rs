@@ -33,9 +33,10 @@ const ROWS: i32 = 2_000;
 /// How many different statements are kept prepared; there are fewer.
 const STATEMENTS: usize = 128;
 
-/// A session with the keyspace in use.
+/// A session, and the keyspace that it is for.
 pub(super) struct Cql {
     session: CachingSession,
+    keyspace: String,
     consistency: Consistency,
     serial: SerialConsistency,
 }
@@ -81,7 +82,7 @@ impl From<Failed> for StoreError {
 }
 
 impl Cql {
-    /// Connects, without a keyspace.
+    /// Connects; whether the keyspace is there is not asked.
     pub(super) async fn connect(url: &CassandraUrl) -> Result<Self, StoreError> {
         let (consistency, serial) = (consistency(url.consistency), serial(url.serial));
         let profile = ExecutionProfile::builder()
@@ -99,13 +100,20 @@ impl Cql {
             builder = builder.user(user, password);
         }
         let session = builder.build().await.map_err(|error| refused(url, &error))?;
-        Ok(Self { session: CachingSession::from(session, STATEMENTS), consistency, serial })
+        let keyspace = url.keyspace.clone();
+        Ok(Self { session: CachingSession::from(session, STATEMENTS), keyspace, consistency, serial })
     }
 
-    /// Uses a keyspace that is known to be there.
-    pub(super) async fn enter(&self, keyspace: &str) -> Result<(), StoreError> {
-        let entered = self.session.get_session().use_keyspace(keyspace, false).await;
-        entered.map_err(|error| StoreError::unavailable(NAME, error.to_string()))
+    /// The statement with its table in the keyspace. The server warns of prepared statements that rely on `USE`.
+    fn statement(&self, text: &str) -> Statement {
+        let table = ["FROM ", "INTO ", "UPDATE ", "IF NOT EXISTS "]
+            .into_iter()
+            .find_map(|word| Some(text.find(word)? + word.len()));
+        let (head, tail) = text.split_at(table.unwrap_or(text.len()));
+        if tail.starts_with("system") || tail.is_empty() {
+            return Statement::new(text);
+        }
+        Statement::new(format!("{head}\"{}\".{tail}", self.keyspace))
     }
 
     /// All rows of a read.
@@ -136,7 +144,7 @@ impl Cql {
     where
         T: for<'r> DeserializeRow<'r, 'r>,
     {
-        let mut statement = Statement::new(text).with_page_size(size);
+        let mut statement = self.statement(text).with_page_size(size);
         statement.set_is_idempotent(true);
         self.answer(statement, values, from).await
     }
@@ -159,7 +167,7 @@ impl Cql {
     where
         T: for<'r> DeserializeRow<'r, 'r>,
     {
-        let mut statement = Statement::new(text);
+        let mut statement = self.statement(text);
         statement.set_is_idempotent(true);
         statement.set_consistency(match self.serial {
             SerialConsistency::Serial => Consistency::Serial,
@@ -178,7 +186,8 @@ impl Cql {
     where
         T: for<'r> DeserializeRow<'r, 'r>,
     {
-        let (answer, next) = self.session.execute_single_page(statement, values, from).await.map_err(failed)?;
+        let (answer, next) =
+            self.session.execute_single_page(statement, values, from).await.map_err(|error| failed(&error))?;
         let unread = |error: &dyn std::error::Error| Failed::Other(error.to_string());
         let answer = answer.into_rows_result().map_err(|error| unread(&error))?;
         let rows = answer.rows::<T>().map_err(|error| unread(&error))?;
@@ -192,14 +201,15 @@ impl Cql {
 
     /// A write without a condition: to do it twice does no harm.
     pub(super) async fn write(&self, text: &str, values: impl SerializeRow) -> Result<(), Failed> {
-        let mut statement = Statement::new(text);
+        let mut statement = self.statement(text);
         statement.set_is_idempotent(true);
-        self.session.execute_unpaged(statement, values).await.map(|_| ()).map_err(failed)
+        self.session.execute_unpaged(statement, values).await.map(|_| ()).map_err(|error| failed(&error))
     }
 
     /// A write with a condition; whether that held.
     pub(super) async fn apply(&self, text: &str, values: impl SerializeRow) -> Result<bool, Failed> {
-        let answer = self.session.execute_unpaged(Statement::new(text), values).await.map_err(failed)?;
+        let answer =
+            self.session.execute_unpaged(self.statement(text), values).await.map_err(|error| failed(&error))?;
         let unread = |error: &dyn std::error::Error| Failed::Other(error.to_string());
         let answer = answer.into_rows_result().map_err(|error| unread(&error))?;
         let row: Row = answer.first_row().map_err(|error| unread(&error))?;
@@ -208,7 +218,12 @@ impl Cql {
 
     /// A statement that changes the schema.
     pub(super) async fn define(&self, text: &str) -> Result<(), Failed> {
-        self.session.get_session().query_unpaged(text, ()).await.map(|_| ()).map_err(failed)
+        self.session
+            .get_session()
+            .query_unpaged(self.statement(text), ())
+            .await
+            .map(|_| ())
+            .map_err(|error| failed(&error))
     }
 }
 
@@ -249,9 +264,9 @@ fn refused(url: &CassandraUrl, error: &NewSessionError) -> StoreError {
     StoreError::unavailable(NAME, format!("{hosts}: {error}"))
 }
 
-fn failed(error: ExecutionError) -> Failed {
+fn failed(error: &ExecutionError) -> Failed {
     let text = error.to_string();
-    match &error {
+    match error {
         ExecutionError::RequestTimeout(_) => Failed::Slow(text),
         ExecutionError::LastAttemptError(RequestAttemptError::DbError(kind, message)) => match kind {
             DbError::Unauthorized => Failed::Forbidden(message.clone()),

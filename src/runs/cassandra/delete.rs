@@ -93,7 +93,9 @@ impl CassandraStore {
         let mut deleted = Deleted { changed: batch.changed, held: batch.held, ..Deleted::default() };
         deleted.counts = std::mem::take(&mut unreported.counts);
         let kinds = self.layout.owned.iter().map(|(_, kind)| *kind).chain(["runs", "checkpoints"]);
-        kinds.for_each(|kind| deleted.counts.add(kind, 0));
+        for kind in kinds {
+            deleted.counts.add(kind, 0);
+        }
         unreported.runs.retain(|run| !reported.contains(run) && !gone.contains(run));
         let mut named = HashSet::new();
         let went = runs.iter().filter(|run| reported.contains(&run.id) || gone.contains(&run.id));
@@ -147,7 +149,9 @@ impl CassandraStore {
         };
         let mut counts = finished.await.map_err(|failed| interrupted(failed, gone.len()))?;
         counts.add("runs", gone.len() as u64);
-        gone.iter().for_each(|run| self.places.forget(run));
+        for run in &gone {
+            self.places.forget(run);
+        }
         let mut unreported = self.unreported();
         unreported.counts.merge(&counts);
         unreported.runs.extend(gone.iter().cloned());

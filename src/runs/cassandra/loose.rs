@@ -75,6 +75,9 @@ fn hash(id: &str) -> u64 {
     hasher.finish()
 }
 
+/// Who reads a stream: the steps, each with the types that it reads.
+type Readers = Vec<(String, String)>;
+
 /// One step's page: how many go of which kind, the deletes, and where the pass goes on.
 struct Window<'a> {
     kind: &'static str,
@@ -148,10 +151,10 @@ impl CassandraStore {
     }
 
     /// By stream, who has not ended: the step and the types that it reads.
-    async fn readers(&self, streams: HashSet<&str>) -> Result<HashMap<String, Vec<(String, String)>>, Failed> {
+    async fn readers(&self, streams: HashSet<&str>) -> Result<HashMap<String, Readers>, Failed> {
         type Columns = (String, Option<String>, Option<String>);
         let streams: Vec<String> = streams.into_iter().map(str::to_owned).collect();
-        let mut reads: Vec<Work<'_, (String, Vec<(String, String)>)>> = Vec::new();
+        let mut reads: Vec<Work<'_, (String, Readers)>> = Vec::new();
         for stream in streams {
             reads.push(Box::pin(async move {
                 let text = "SELECT step_run_id, signal_types, status FROM stream_subscriptions WHERE stream_id = ?";
@@ -172,7 +175,7 @@ impl CassandraStore {
         &self,
         signal: Option<&str>,
         kind: Option<&str>,
-        readers: Option<&Vec<(String, String)>>,
+        readers: Option<&Readers>,
     ) -> Result<bool, Failed> {
         let waiting: Vec<&str> = readers
             .into_iter()
@@ -220,7 +223,6 @@ impl CassandraStore {
         Ok(Window { kind: "subscriptions", count: 0, deletes: Vec::new(), next })
     }
 
-    #[expect(clippy::type_complexity, reason = "the columns of one statement")]
     async fn subscription_rows(
         &self,
         from: PagingState,

@@ -23,7 +23,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, SecondsFormat, Utc};
 use scylla::value::CqlTimestamp;
 
-use self::{cql::Cql, delete::Unreported, fence::Own, loose::Survey, places::Places};
+use self::{cql::Cql, delete::Unreported, fence::Own, loose::Survey, places::Places, read::Run};
 use super::{Cursor, Deleted, Findings, LooseStep, Page, RunStore, Seen, Stamp, StoreError, layout::Layout};
 use crate::{config::CassandraUrl, lock::Fence};
 
@@ -58,7 +58,6 @@ impl CassandraStore {
     async fn connect(url: &CassandraUrl, layout: &'static Layout) -> Result<Self, StoreError> {
         let cql = Cql::connect(url).await?;
         let own = schema::verify(&cql, url, layout).await?;
-        cql.enter(&url.keyspace).await?;
         Ok(Self {
             cql,
             url: url.clone(),
@@ -113,7 +112,7 @@ impl RunStore for CassandraStore {
     }
 
     async fn find(&self, ids: &[String]) -> Result<Vec<Seen>, StoreError> {
-        Ok(self.read_runs(ids.iter().map(String::as_str)).await?.into_iter().map(|run| run.seen()).collect())
+        Ok(self.read_runs(ids.iter().map(String::as_str)).await?.into_iter().map(Run::seen).collect())
     }
 
     async fn raise(&self, job: &str, fence: Fence) -> Result<(), StoreError> {

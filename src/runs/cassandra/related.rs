@@ -19,6 +19,9 @@ use super::{
 };
 use crate::report::Counts;
 
+/// How many keys one delete names.
+const DELETED_MAX: usize = 16;
+
 /// What was found of the runs.
 #[derive(Default)]
 struct Found {
@@ -63,23 +66,26 @@ impl CassandraStore {
         counts.add("steps", found.steps.values().map(|steps| steps.len() as u64).sum());
         counts.add("hooks", found.hooks.values().map(|hooks| hooks.len() as u64).sum());
         counts.add("cancellation_flags", found.flags.len() as u64);
-        let checkpoints =
-            checkpoints.into_iter().map(|key| self.row("DELETE FROM checkpoints WHERE step_run_id = ?", key));
+        let checkpoints = self.rows("DELETE FROM checkpoints WHERE step_run_id IN ?", checkpoints);
         all(entries.into_iter().chain(checkpoints).collect()).await?;
         let partitions = [
-            ("DELETE FROM events WHERE run_id = ?", found.events.into_keys().collect::<Vec<_>>()),
-            ("DELETE FROM steps WHERE run_id = ?", found.steps.into_keys().collect()),
-            ("DELETE FROM hooks WHERE run_id = ?", found.hooks.into_keys().collect()),
-            ("DELETE FROM cancellation_flags WHERE run_id = ?", found.flags.into_iter().collect()),
+            ("DELETE FROM events WHERE run_id IN ?", found.events.into_keys().collect::<Vec<_>>()),
+            ("DELETE FROM steps WHERE run_id IN ?", found.steps.into_keys().collect()),
+            ("DELETE FROM hooks WHERE run_id IN ?", found.hooks.into_keys().collect()),
+            ("DELETE FROM cancellation_flags WHERE run_id IN ?", found.flags.into_iter().collect()),
         ];
-        let deletes = partitions.into_iter().flat_map(|(text, keys)| keys.into_iter().map(move |key| (text, key)));
-        all(deletes.map(|(text, key)| self.row(text, key)).collect()).await?;
+        all(partitions.into_iter().flat_map(|(text, keys)| self.rows(text, keys)).collect()).await?;
         Ok(counts)
     }
 
-    /// The delete of what has this key.
-    fn row(&self, text: &'static str, key: String) -> Work<'_, ()> {
-        Box::pin(async move { self.cql.write(text, (key,)).await })
+    /// The deletes of what has these keys, some at a time.
+    fn rows(&self, text: &'static str, keys: Vec<String>) -> Vec<Work<'_, ()>> {
+        let mut deletes: Vec<Work<'_, ()>> = Vec::new();
+        for chunk in keys.chunks(DELETED_MAX) {
+            let chunk = chunk.to_vec();
+            deletes.push(Box::pin(async move { self.cql.write(text, (chunk,)).await }));
+        }
+        deletes
     }
 
     async fn find_owned(&self, gone: &BTreeSet<&str>) -> Result<Found, Failed> {
@@ -130,12 +136,12 @@ impl CassandraStore {
             ),
         )?;
         let by_key = [
-            ("DELETE FROM steps_by_id WHERE step_id = ?", steps),
-            ("DELETE FROM hooks_by_id WHERE hook_id = ?", hooks),
-            ("DELETE FROM hooks_by_token WHERE \"token\" = ?", tokens),
-            ("DELETE FROM runs_by_idempotency_key WHERE idempotency_key = ?", keys),
+            ("DELETE FROM steps_by_id WHERE step_id IN ?", steps),
+            ("DELETE FROM hooks_by_id WHERE hook_id IN ?", hooks),
+            ("DELETE FROM hooks_by_token WHERE \"token\" IN ?", tokens),
+            ("DELETE FROM runs_by_idempotency_key WHERE idempotency_key IN ?", keys),
         ];
-        let by_key = by_key.into_iter().flat_map(|(text, keys)| keys.into_iter().map(move |key| self.row(text, key)));
+        let by_key = by_key.into_iter().flat_map(|(text, keys)| self.rows(text, keys));
         let by_status = ranges(runs).into_iter().map(|range| self.range(range));
         Ok(by_key.chain(by_status).chain(runs.iter().flat_map(|run| self.by_time(run))).collect())
     }
@@ -158,19 +164,16 @@ impl CassandraStore {
             range;
         let (last, first) = (CqlTimestamp(last), CqlTimestamp(first));
         Box::pin(async move {
-            match written_at {
-                // What was written later, by a run that came to this status since, stays.
-                Some(written_at) => {
-                    let text = "DELETE FROM runs_by_status USING TIMESTAMP ? WHERE status = ? AND date_bucket = ? \
-                                AND (created_at, run_id) >= (?, ?) AND (created_at, run_id) <= (?, ?)";
-                    let values = (written_at, status, day, first, first_run, last, last_run);
-                    self.cql.write(text, values).await
-                }
-                None => {
-                    let text = "DELETE FROM runs_by_status WHERE status = ? AND date_bucket = ? AND created_at = ? AND run_id = ?";
-                    self.cql.write(text, (status, day, last, last_run)).await
-                }
-            }
+            let Some(written_at) = written_at else {
+                let text =
+                    "DELETE FROM runs_by_status WHERE status = ? AND date_bucket = ? AND created_at = ? AND run_id = ?";
+                return self.cql.write(text, (status, day, last, last_run)).await;
+            };
+            // What was written later, by a run that came to this status since, stays.
+            let text = "DELETE FROM runs_by_status USING TIMESTAMP ? WHERE status = ? AND date_bucket = ? \
+                        AND (created_at, run_id) >= (?, ?) AND (created_at, run_id) <= (?, ?)";
+            let values = (written_at, status, day, first, first_run, last, last_run);
+            self.cql.write(text, values).await
         })
     }
 
