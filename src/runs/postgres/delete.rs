@@ -24,6 +24,17 @@ use crate::{
     runs::{Deleted, Seen, StoreError},
 };
 
+/// Those of the tables in `$2` whose rows go along with a run, by a foreign key that cascades, and which the server counts
+/// then, with how many it has counted before. To delete them beforehand would take as long again: the key looks for them all
+/// the same.
+const GOING_ALONG: &str = "SELECT name, pg_stat_get_xact_tuples_deleted(to_regclass(name)) FROM unnest($2::text[]) AS name \
+     WHERE current_setting('track_counts')::bool AND current_setting('session_replication_role') <> 'replica' AND EXISTS \
+    (SELECT 1 FROM pg_constraint AS c WHERE c.contype = 'f' AND c.conrelid = to_regclass(name) AND c.confrelid = to_regclass($1) \
+     AND c.confdeltype = 'c' AND c.convalidated AND NOT c.condeferrable \
+     AND ARRAY(SELECT a.attname::text FROM pg_attribute AS a WHERE a.attrelid = c.conrelid AND a.attnum = ANY(c.conkey)) = ARRAY['run_id'] \
+     AND ARRAY(SELECT a.attname::text FROM pg_attribute AS a WHERE a.attrelid = c.confrelid AND a.attnum = ANY(c.confkey)) = ARRAY['run_id'] \
+     AND NOT EXISTS (SELECT 1 FROM pg_trigger AS t WHERE t.tgconstraint = c.oid AND t.tgenabled NOT IN ('O', 'A')))";
+
 /// Why a part was not deleted.
 pub(super) enum Fail {
     Store(StoreError),
@@ -143,16 +154,17 @@ impl PostgresStore {
                 if keys.is_empty() { 0 } else { delete_rows(work, "checkpoints", "step_run_id", &keys).await? };
             counts.add("checkpoints", count);
         }
-        let owned = || self.layout.owned.iter().filter(|(table, _)| self.tables.has(table));
-        let (along, alone): (Vec<_>, Vec<_>) = owned().partition(|(table, _)| self.tables.go_along(table));
-        let before = deleted_so_far(work, &along).await?;
-        for (table, kind) in alone {
+        let along = self.going_along(work).await?;
+        let is_along = |table: &str| along.iter().any(|(name, _)| name == table);
+        let owned = self.layout.owned.iter().filter(|(table, _)| self.tables.has(table));
+        for (table, kind) in owned.clone().filter(|(table, _)| !is_along(table)) {
             counts.add(kind, delete_rows(work, table, "run_id", &gone).await?);
         }
         counts.add("runs", self.delete_runs(work, &locked).await?);
-        let after = deleted_so_far(work, &along).await?;
-        for ((_, kind), (before, after)) in along.iter().zip(before.into_iter().zip(after)) {
-            counts.add(kind, u64::try_from(after - before).unwrap_or(0));
+        for (table, count) in deleted_since(work, &along).await? {
+            for (_, kind) in owned.clone().filter(|(name, _)| *name == table) {
+                counts.add(kind, count);
+            }
         }
         work.settle().await?;
         let gone = locked.into_iter().map(|run| run.id).collect();
@@ -197,6 +209,13 @@ impl PostgresStore {
         let held = held_by(&*locked, above);
         locked.retain(|run| !held.contains(&run.id));
         Ok(held.len() as u64)
+    }
+
+    /// The tables whose rows go with the runs of this transaction, which keeps the foreign keys as they are.
+    async fn going_along(&self, work: &mut Work<'_>) -> Result<Vec<(String, i64)>, StoreError> {
+        let owned = self.layout.owned.iter().map(|(table, _)| *table).collect::<Vec<_>>();
+        let query = sqlx::query_as(GOING_ALONG).bind(self.layout.runs).bind(owned);
+        work.run(async |connection| query.fetch_all(connection).await).await
     }
 
     /// Deletes the rows of the runs themselves, which are where they were locked.
@@ -284,15 +303,17 @@ fn rank(fail: &Fail) -> u8 {
     }
 }
 
-/// How many rows of each of the tables this transaction, or one just before it, has deleted, those among them that went along
-/// with a run by a foreign key.
-async fn deleted_so_far(work: &mut Work<'_>, tables: &[&(&str, &str)]) -> Result<Vec<i64>, StoreError> {
-    if tables.is_empty() {
+/// How many rows of each of the tables this transaction has deleted since it was asked for [`GOING_ALONG`].
+async fn deleted_since(work: &mut Work<'_>, before: &[(String, i64)]) -> Result<Vec<(String, u64)>, StoreError> {
+    if before.is_empty() {
         return Ok(Vec::new());
     }
-    let text = "SELECT pg_stat_get_xact_tuples_deleted(to_regclass(t.name)) FROM unnest($1::text[]) WITH ORDINALITY AS t (name, at) ORDER BY t.at";
-    let query = sqlx::query_scalar(text).bind(tables.iter().map(|(table, _)| *table).collect::<Vec<_>>());
-    work.run(async |connection| query.fetch_all(connection).await).await
+    let text = "SELECT b.name, pg_stat_get_xact_tuples_deleted(to_regclass(b.name)) - b.count \
+                FROM unnest($1::text[], $2::bigint[]) AS b (name, count)";
+    let (names, counts): (Vec<&str>, Vec<i64>) = before.iter().map(|(name, count)| (name.as_str(), *count)).unzip();
+    let query = sqlx::query_as::<_, (String, i64)>(text).bind(names).bind(counts);
+    let rows = work.run(async |connection| query.fetch_all(connection).await).await?;
+    Ok(rows.into_iter().map(|(name, count)| (name, u64::try_from(count).unwrap_or(0))).collect())
 }
 
 /// Deletes the rows of `table` whose `column` is among `values`.

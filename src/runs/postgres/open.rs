@@ -31,34 +31,17 @@ const OTHERS: [&str; 7] = [
     "schema_versions",
 ];
 
-/// Those of the tables in `$2` whose rows go along with a run, by a foreign key that cascades, and which the server counts
-/// then. To delete them beforehand would take as long again, because each is looked for all the same.
-const ALONG: &str = "SELECT name FROM unnest($2::text[]) AS name WHERE current_setting('track_counts')::bool AND EXISTS \
-    (SELECT 1 FROM pg_constraint AS c WHERE c.contype = 'f' AND c.conrelid = to_regclass(name) AND c.confrelid = to_regclass($1) \
-     AND c.confdeltype = 'c' AND c.convalidated AND NOT c.condeferrable \
-     AND ARRAY(SELECT a.attname::text FROM pg_attribute AS a WHERE a.attrelid = c.conrelid AND a.attnum = ANY(c.conkey)) = ARRAY['run_id'] \
-     AND ARRAY(SELECT a.attname::text FROM pg_attribute AS a WHERE a.attrelid = c.confrelid AND a.attnum = ANY(c.confkey)) = ARRAY['run_id'] \
-     AND NOT EXISTS (SELECT 1 FROM pg_trigger AS t WHERE t.tgconstraint = c.oid AND t.tgenabled NOT IN ('O', 'A')))";
-
 /// Which of the tables are there.
 #[derive(Debug, Default)]
-pub(super) struct Tables {
-    names: Vec<String>,
-    along: Vec<String>,
-}
+pub(super) struct Tables(Vec<String>);
 
 impl Tables {
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.names.iter().map(String::as_str)
+        self.0.iter().map(String::as_str)
     }
 
     pub(super) fn has(&self, table: &str) -> bool {
-        self.names.iter().any(|name| name == table)
-    }
-
-    /// Whether its rows go with their run without being deleted.
-    pub(super) fn go_along(&self, table: &str) -> bool {
-        self.along.iter().any(|name| name == table)
+        self.0.iter().any(|name| name == table)
     }
 }
 
@@ -123,11 +106,7 @@ impl Opening<'_> {
         let names: Vec<&str> =
             [layout.runs].into_iter().chain(layout.owned.iter().map(|(table, _)| *table)).chain(OTHERS).collect();
         let text = "SELECT name FROM unnest($1::text[]) AS name WHERE to_regclass(name) IS NOT NULL";
-        let names = sqlx::query_scalar(text).bind(&names).fetch_all(&self.pool).await.map_err(error)?;
-        let owned = Vec::from_iter(layout.owned.iter().map(|(table, _)| *table));
-        let along =
-            sqlx::query_scalar(ALONG).bind(layout.runs).bind(owned).fetch_all(&self.pool).await.map_err(error)?;
-        let tables = Tables { names, along };
+        let tables = Tables(sqlx::query_scalar(text).bind(names).fetch_all(&self.pool).await.map_err(error)?);
         if !tables.has(layout.runs) {
             return Err(self.schema(&format!("no table {:?}: not a store of layout {:?}", layout.runs, layout.name)));
         }

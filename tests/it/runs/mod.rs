@@ -1,6 +1,7 @@
 //! The answers to the run store seam.
 
 mod edges;
+mod postgres_check;
 mod postgres_edges;
 mod postgres_tls;
 pub mod postgres_world;

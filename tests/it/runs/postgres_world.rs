@@ -6,19 +6,21 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use apalis_janitor::{
     config::SecretUrl,
     runs::{
-        RunStore, Stamp, StoreError,
-        conformance::{Subject, text},
+        RunStore, Seen, Stamp, StoreError,
+        conformance::{Order, Subject, Swept, sweep_at, text},
         layout::PYWORKFLOW,
         memory::{Run, Thing},
         postgres::PostgresStore,
     },
 };
 use async_trait::async_trait;
+use chrono::{DateTime, TimeZone, Utc};
 use sqlx::{
     AssertSqlSafe, Connection, FromRow, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions, PgRow},
@@ -268,6 +270,66 @@ impl Subject for PostgresWorld {
         things.extend(schedules.map(|(id, status, deleted_at)| Thing::Schedule { id, status, deleted_at }));
         things.into_iter().map(|thing| self.stored(thing)).collect()
     }
+}
+
+/// The job whose fence the tests raise.
+pub const JOB: &str = "old-runs";
+/// A limit that no test meets.
+pub const LONG: Duration = Duration::from_mins(1);
+
+/// The moment at which the tests sweep.
+pub fn now() -> DateTime<Utc> {
+    Utc.with_ymd_and_hms(2026, 11, 20, 3, 0, 0).unwrap()
+}
+
+/// A run that ended long ago.
+pub fn expired(id: &str) -> Run {
+    let at = Some("2026-01-01T00:00:00+00:00".to_owned());
+    Run {
+        id: id.to_owned(),
+        status: "completed".to_owned(),
+        workflow: "order".to_owned(),
+        created_at: at.clone(),
+        updated_at: at,
+        ..Run::default()
+    }
+}
+
+/// Runs `run 0000` and so on, each with an event; every third is below the one before it.
+pub async fn put_expired(world: &PostgresWorld, count: usize) {
+    let text = format!(
+        "INSERT INTO workflow_runs (run_id, workflow_name, status, created_at, updated_at, parent_run_id) \
+         SELECT 'run ' || lpad(i::text, 4, '0'), 'order', 'completed', '2026-01-01T00:00:00Z', '2026-01-01T00:00:00Z', \
+         CASE WHEN i % 3 = 2 THEN 'run ' || lpad((i - 1)::text, 4, '0') END FROM generate_series(0, {count} - 1) AS i; \
+         INSERT INTO events (event_id, run_id, sequence, type, timestamp) SELECT 'event of ' || run_id, run_id, 0, 'x', now() FROM workflow_runs"
+    );
+    world.execute(&text).await;
+}
+
+/// The ids of the runs that are there.
+pub async fn left(world: &PostgresWorld) -> Vec<String> {
+    world.rows("SELECT run_id FROM workflow_runs ORDER BY run_id").await.into_iter().map(|(id,)| id).collect()
+}
+
+/// How many rows a table has.
+pub async fn count(world: &PostgresWorld, table: &str) -> i64 {
+    world.rows::<(i64,)>(&format!("SELECT count(*) FROM {table}")).await[0].0
+}
+
+/// All runs, as a page shows them.
+pub async fn page(store: &dyn RunStore) -> Vec<Seen> {
+    store.page(now(), None, 100_000).await.unwrap().runs
+}
+
+/// Sweeps for real.
+pub async fn sweep(world: &PostgresWorld) -> Swept {
+    sweep_at(world.store(), &Order::default(), now(), true).await
+}
+
+/// An error with its cause.
+pub fn told(error: &StoreError) -> String {
+    let source = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
+    format!("{error}{source}")
 }
 
 async fn put_run(writer: &PgPool, run: Run) {
