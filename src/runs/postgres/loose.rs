@@ -267,7 +267,7 @@ async fn window(
 ) -> Result<(Vec<Old>, usize, Vec<String>), StoreError> {
     let columns =
         |cast: &str| table.key.iter().map(|(name, _)| format!("t.{name}{cast}")).collect::<Vec<_>>().join(", ");
-    let more: String = table.more.iter().map(|name| format!(", t.{name}::text")).collect();
+    let more: String = table.more.iter().map(|name| format!(", t.{name}::text")).collect::<Vec<_>>().concat();
     let beyond = if place.is_empty() {
         "true".to_owned()
     } else {
