@@ -56,7 +56,8 @@ async fn compare(store: &Store, name: &str, has_writer: bool) {
         ratios.push(swept.took.as_secs_f64() / baseline.as_secs_f64());
     }
     ratios.sort_by(f64::total_cmp);
-    let waited = if has_writer { format!(", longest wait of a writer {} ms", worst.as_millis()) } else { String::new() };
+    let waited =
+        if has_writer { format!(", longest wait of a writer {} ms", worst.as_millis()) } else { String::new() };
     println!("{name}: {:.2} x, peak {} MB{waited}", ratios[PAIRS / 2], peak_kib >> 10);
 }
 

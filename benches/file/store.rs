@@ -136,7 +136,10 @@ pub fn delete_plainly(path: &Path) -> u64 {
     }
     let index = path.join("_token_index.json");
     let mut tokens = read(&index);
-    tokens.as_object_mut().unwrap().retain(|_, value| !gone.contains(value.as_str().unwrap().split(':').next().unwrap()));
+    tokens
+        .as_object_mut()
+        .unwrap()
+        .retain(|_, value| !gone.contains(value.as_str().unwrap().split(':').next().unwrap()));
     write(&index, &tokens);
     for run in &gone {
         for (folder, end) in [("events", "jsonl"), ("runs", "json")] {

@@ -32,12 +32,16 @@ impl Shared {
         }
         let unread = index.unpaged();
         if unread > 0 {
-            found.warnings.push(format!("{NAME}: {path}/runs: {unread} runs cannot be read or have no time of creation: they stay"));
+            found.warnings.push(format!(
+                "{NAME}: {path}/runs: {unread} runs cannot be read or have no time of creation: they stay"
+            ));
         }
         let mut strangers = 0_u64;
         folders.runs.each_name(|name, _| strangers += u64::from(!name.ends_with(RUN) && !name.ends_with(".cancel")))?;
         if strangers > 0 {
-            found.warnings.push(format!("{NAME}: {path}/runs: {strangers} files are of no kind that is known: they stay"));
+            found
+                .warnings
+                .push(format!("{NAME}: {path}/runs: {strangers} files are of no kind that is known: they stay"));
         }
         if let Err(error) = folders.assert_writable() {
             let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();

@@ -11,7 +11,7 @@ use std::{
 use chrono::{DateTime, Utc};
 
 use super::{
-    folder::{Folder, by_several, file_name},
+    folder::{Folder, SHARE, by_several, file_name},
     json, lock,
 };
 use crate::runs::{Cursor, Page, Seen, Stamp, StoreError};
@@ -52,10 +52,7 @@ pub(super) fn read(folder: &Folder, locks: &Folder, id: &str) -> Result<Record, 
 /// Reads the run `id` as its file is at the moment.
 pub(super) fn parse(folder: &Folder, id: &str) -> Result<Record, StoreError> {
     let Some(text) = folder.read(&[id, RUN].concat())? else { return Ok(Record::Absent) };
-    let run = json::fields(
-        &text,
-        ["run_id", "status", "workflow_name", "created_at", "updated_at", "parent_run_id"],
-    );
+    let run = json::fields(&text, ["run_id", "status", "workflow_name", "created_at", "updated_at", "parent_run_id"]);
     let seen = || {
         let [of, status, workflow, created_at, updated_at, parent] = run?;
         // A time that is no text is no time.
@@ -187,7 +184,7 @@ impl Index {
             let id = name.strip_suffix(RUN);
             new.extend(id.filter(|id| !self.knows(id, inode)).map(|id| (id.to_owned(), inode)));
         })?;
-        let records = by_several(&new, |(id, _)| read(folder, locks, id));
+        let records = by_several(&new, SHARE, |(id, _)| read(folder, locks, id));
         for ((id, inode), record) in new.into_iter().zip(records) {
             let hash = self.hash(&id);
             match record? {
@@ -216,7 +213,8 @@ impl Index {
 
     fn add(&mut self, seen: Seen) {
         let Seen { id, status, updated_at, created_at, workflow, parent } = seen;
-        let has = Has { created: created_at.raw.is_some(), updated: updated_at.raw.is_some(), parent: parent.is_some() };
+        let has =
+            Has { created: created_at.raw.is_some(), updated: updated_at.raw.is_some(), parent: parent.is_some() };
         let texts = [&id, created_at.raw.as_deref().unwrap_or(""), updated_at.raw.as_deref().unwrap_or("")];
         let mut ends = [0; 3];
         let mut end = 0_usize;

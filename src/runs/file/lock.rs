@@ -44,7 +44,9 @@ pub(super) fn take(folder: &Folder, name: String, end: Instant) -> Result<Option
             Asked::Held(held) => return Ok(Some(held)),
             Asked::Busy => return Ok(None),
             Asked::Absent => match make(folder, &name) {
-                Ok(file) if lock(folder, &name, &file)? => return Ok(Some(Held { folder, name, _file: file, is_new: true })),
+                Ok(file) if lock(folder, &name, &file)? => {
+                    return Ok(Some(Held { folder, name, _file: file, is_new: true }));
+                }
                 // Another has made it, or got it first.
                 Ok(_) | Err(Errno::EXIST) => {}
                 Err(error) => return Err(folder.failed(&name, error)),

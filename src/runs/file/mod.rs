@@ -118,7 +118,8 @@ impl Folders {
         };
         for folder in [&this.runs, &this.locks] {
             if !folder.is_there() {
-                let what = format!("{}: no such folder: not a store of layout {:?}", folder.path().display(), layout.name);
+                let what =
+                    format!("{}: no such folder: not a store of layout {:?}", folder.path().display(), layout.name);
                 return Err(StoreError::Schema { store: NAME, what });
             }
         }
@@ -126,17 +127,24 @@ impl Folders {
     }
 
     fn all(&self) -> [&Folder; 11] {
-        let Self { root, runs, events, steps, hooks, checkpoints, schedules, signals, subscriptions, acknowledgments, locks } =
-            self;
+        let Self {
+            root,
+            runs,
+            events,
+            steps,
+            hooks,
+            checkpoints,
+            schedules,
+            signals,
+            subscriptions,
+            acknowledgments,
+            locks,
+        } = self;
         [root, runs, events, steps, hooks, checkpoints, schedules, signals, subscriptions, acknowledgments, locks]
     }
 
     fn assert_writable(&self) -> Result<(), StoreError> {
         self.all().into_iter().try_for_each(Folder::assert_writable)
-    }
-
-    fn sync(&self) -> Result<(), StoreError> {
-        self.all().into_iter().try_for_each(Folder::sync)
     }
 }
 

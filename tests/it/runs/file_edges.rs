@@ -3,13 +3,13 @@
 use std::{
     collections::BTreeSet,
     fs::{self, File},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use apalis_janitor::{
@@ -80,7 +80,8 @@ async fn put(world: &FileWorld, run: Run) {
 
 /// Runs that go, in families and alone, beside runs that stay, and what is not runs.
 async fn put_all(world: &FileWorld) {
-    for run in [expired("alone"), expired("job"), expired("above"), below("above", "below"), below("held", "held too")] {
+    for run in [expired("alone"), expired("job"), expired("above"), below("above", "below"), below("held", "held too")]
+    {
         put(world, run).await;
     }
     for run in [running(expired("job__2")), expired("held"), running(below("held too", "stays"))] {
@@ -172,7 +173,12 @@ async fn leaves_nothing_behind_wherever_the_process_ends() {
     drive(&whole.store).await.unwrap();
     let (expected, before) = (left(&whole).await, filled().await.things().await);
     assert_eq!(expected.3, [""; 0], "marks");
-    assert!(expected.1.iter().all(|token| token.starts_with("held") || token.starts_with("stays") || token.starts_with("job__2")));
+    assert!(
+        expected
+            .1
+            .iter()
+            .all(|token| token.starts_with("held") || token.starts_with("stays") || token.starts_with("job__2"))
+    );
     let mut ends = 0;
     for changes in 0.. {
         let mut world = filled().await;
@@ -181,7 +187,10 @@ async fn leaves_nothing_behind_wherever_the_process_ends() {
         let is_whole = done.is_ok() && world.marks().is_empty();
         world.reopen().await;
         let things = world.things().await;
-        assert!(expected.0.is_subset(&things) && things.is_subset(&before), "after {changes} changes something is gone");
+        assert!(
+            expected.0.is_subset(&things) && things.is_subset(&before),
+            "after {changes} changes something is gone"
+        );
         let (planned, deleted) = (sweep(&world, false).await, sweep(&world, true).await);
         assert_eq!(ids(&planned), ids(&deleted), "after {changes} changes");
         assert_eq!(left(&world).await, expected, "after {changes} changes");
@@ -320,7 +329,10 @@ async fn keeps_and_counts_what_is_half_written() {
     }
     assert_eq!((before.len(), things()), (belongings("alone").len(), before));
     let warnings = world.store.check().await.unwrap().warnings;
-    assert!(warnings[0].ends_with("/runs: 4 runs cannot be read or have no time of creation: they stay"), "{warnings:?}");
+    assert!(
+        warnings[0].ends_with("/runs: 4 runs cannot be read or have no time of creation: they stay"),
+        "{warnings:?}"
+    );
     fs::write(path("alone"), text).unwrap();
     fs::remove_file(path("cut")).unwrap();
     assert_eq!(ids(&sweep(&world, true).await), BTreeSet::from(["alone", "above"]));
@@ -386,17 +398,19 @@ async fn reads_what_only_python_writes() {
     assert!(swept.ids.contains(&"alone".to_owned()));
 }
 
+/// Every file below `path` with the time of its last change.
+fn walk(path: &Path, all: &mut Vec<(PathBuf, SystemTime)>) {
+    for entry in fs::read_dir(path).unwrap().map(Result::unwrap) {
+        all.push((entry.path(), entry.metadata().unwrap().modified().unwrap()));
+        if entry.file_type().unwrap().is_dir() {
+            walk(&entry.path(), all);
+        }
+    }
+}
+
 #[tokio::test]
 async fn writes_nothing_without_being_told_to() {
     let world = filled().await;
-    fn walk(path: &Path, all: &mut Vec<(std::path::PathBuf, std::time::SystemTime)>) {
-        for entry in fs::read_dir(path).unwrap().map(Result::unwrap) {
-            all.push((entry.path(), entry.metadata().unwrap().modified().unwrap()));
-            if entry.file_type().unwrap().is_dir() {
-                walk(&entry.path(), all);
-            }
-        }
-    }
     let files = || {
         let mut all = Vec::new();
         walk(&world.path, &mut all);
@@ -432,7 +446,8 @@ async fn says_what_is_wrong_with_a_folder_that_is_no_store() {
 async fn works_without_the_folders_that_older_stores_lack() {
     let world = FileWorld::new().await;
     world.put(Thing::Run(expired("one"))).await;
-    for name in ["events", "steps", "hooks", "checkpoints", "schedules", "signals", "subscriptions", "acknowledgments"] {
+    for name in ["events", "steps", "hooks", "checkpoints", "schedules", "signals", "subscriptions", "acknowledgments"]
+    {
         fs::remove_dir_all(world.path.join(name)).unwrap();
     }
     let store = Arc::new(open(&world.path).await.unwrap());
@@ -482,12 +497,15 @@ async fn a_run_that_is_revived_amid_a_sweep_keeps_everything() {
         move || {
             let (mut revived, mut tokens) = (BTreeSet::new(), Vec::new());
             for (at, name) in names.iter().enumerate().step_by(3) {
-                let is_alive = rewrite(&path, name, &format!("runs/{name}.json"), |text| text.replace("completed", "running"));
+                let is_alive =
+                    rewrite(&path, name, &format!("runs/{name}.json"), |text| text.replace("completed", "running"));
                 if is_alive {
                     revived.insert(name.clone());
                 }
                 let token = format!("new:{at}");
-                rewrite(&path, "token_index", "_token_index.json", |text| text.replacen('{', &format!("{{\"{token}\": \"new:x\","), 1));
+                rewrite(&path, "token_index", "_token_index.json", |text| {
+                    text.replacen('{', &format!("{{\"{token}\": \"new:x\","), 1)
+                });
                 tokens.push(token);
                 if is_over.load(Ordering::Relaxed) {
                     break;

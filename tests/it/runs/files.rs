@@ -65,12 +65,13 @@ impl FileWorld {
     /// Writes a file in place, as `json.dumps(…, indent=2)` would.
     fn write(&self, folder: &str, stem: &str, value: &Value) {
         let path = self.path.join(folder).join(format!("{stem}.json"));
-        fs::write(&path, serde_json::to_string_pretty(value).unwrap()).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+        fs::write(&path, serde_json::to_string_pretty(value).unwrap())
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
 
     fn lock(&self, name: &str) {
         let path = self.path.join(".locks").join(format!("{name}.lock"));
-        fs::write(&path, "").unwrap_or_else(|error| panic!("{path:?}: {error}"));
+        fs::write(&path, "").unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
 
     fn read(&self, folder: &str, stem: &str) -> Value {
@@ -98,14 +99,15 @@ impl FileWorld {
     /// What `.janitor` holds beside the fences and an empty folder.
     pub fn marks(&self) -> Vec<String> {
         let mut marks = self.stems(".janitor", "");
-        marks.retain(|name| !name.ends_with(".fence") && !name.ends_with(".fence.lock") && name != "spare");
+        marks.retain(|name| !name.contains(".fence") && name != "spare");
         marks
     }
 
     fn put_owned(&self, kind: &str, run: &str, id: &str) {
         match kind {
             "events" => {
-                let line = json!({"event_id": id, "run_id": run, "type": "x", "sequence": 1, "timestamp": "", "data": {}});
+                let line =
+                    json!({"event_id": id, "run_id": run, "type": "x", "sequence": 1, "timestamp": "", "data": {}});
                 let path = self.path.join("events").join(format!("{run}.jsonl"));
                 let before = fs::read_to_string(&path).unwrap_or_default();
                 fs::write(&path, format!("{before}{line}\n")).unwrap();
