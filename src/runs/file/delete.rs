@@ -2,16 +2,17 @@
 
 use std::{
     collections::HashSet,
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use super::{
     NAME, Shared, State,
-    folder::{Folder, file_name},
+    folder::{Folder, SHARE, by_several, file_name},
     index::{LOCK, RUN, Record, parse},
     lock,
     marker::{self, Gone, Planned},
-    owned::{JSON, Owned, run_of},
+    owned::{Files, JSON, Owned, run_of},
     tokens,
 };
 use crate::{
@@ -26,6 +27,9 @@ const WAIT_MAX: Duration = Duration::from_millis(100);
 const TOKENS_PER_RUN: u64 = 512;
 /// What is as good as no deadline.
 const LONG: Duration = Duration::from_hours(24 * 365);
+
+/// What belongs to runs, as it is counted.
+const KINDS: [&str; 5] = ["checkpoints", "steps", "hooks", "events", "cancellation_flags"];
 
 /// What a batch took, and why it left the rest.
 #[derive(Debug, Default)]
@@ -96,7 +100,7 @@ impl Shared {
             self.undo(&plan);
             return Ok(deleted);
         }
-        let gone = match plan.commit(&self.folders.runs, taken.runs) {
+        let gone = match plan.commit(taken.runs) {
             Ok(gone) => gone,
             Err(error) => {
                 self.undo(&plan);
@@ -142,17 +146,21 @@ impl Shared {
         end: Instant,
     ) -> Result<Taken, StoreError> {
         let (index, _) = state.both();
-        let (mut wait, mut batch) = (WAIT_MAX, HashSet::new());
-        let mut taken = Vec::new();
-        for run in runs.iter().filter(|run| batch.insert(run.id.as_str())) {
+        let (wait, mut batch) = (Mutex::new(WAIT_MAX), HashSet::new());
+        let runs: Vec<&Seen> = runs.iter().filter(|run| batch.insert(run.id.as_str())).collect();
+        let asked = by_several(&runs, SHARE, |run| {
             if Instant::now() >= end {
                 return Err(StoreError::TimedOut { store: NAME });
             }
-            if self.take(plan, run, &mut wait)? {
+            self.take(plan, run, &wait)
+        });
+        let mut taken = Vec::new();
+        for (run, is_taken) in runs.iter().zip(asked) {
+            if is_taken? {
                 taken.push(run.id.as_str());
             }
         }
-        let changed = (batch.len() - taken.len()) as u64;
+        let changed = (runs.len() - taken.len()) as u64;
         // Looked for when the parents are out of everybody's reach: none can be made unseen.
         let is_blind = index.add_new(&self.folders.runs, &self.folders.locks)?.busy > 0;
         let mut left: HashSet<&str> = taken.iter().copied().collect();
@@ -184,11 +192,19 @@ impl Shared {
     }
 
     /// Takes a run where it is as it was read, under its own lock.
-    fn take(&self, plan: &Planned<'_>, run: &Seen, wait: &mut Duration) -> Result<bool, StoreError> {
+    fn take(&self, plan: &Planned<'_>, run: &Seen, wait: &Mutex<Duration>) -> Result<bool, StoreError> {
         let Some(name) = file_name("", &run.id, LOCK) else { return Ok(false) };
-        let start = Instant::now();
-        let held = lock::take(&self.folders.locks, name, start + *wait)?;
-        *wait = wait.saturating_sub(start.elapsed());
+        let held = match lock::take(&self.folders.locks, name.clone(), Instant::now())? {
+            None => {
+                // One waits at a time, and what it waits the others do not.
+                let mut wait = wait.lock().unwrap_or_else(PoisonError::into_inner);
+                let start = Instant::now();
+                let held = lock::take(&self.folders.locks, name, start + *wait)?;
+                *wait = wait.saturating_sub(start.elapsed());
+                held
+            }
+            held => held,
+        };
         let Some(held) = held else { return Ok(false) };
         let is_as_read = matches!(parse(&self.folders.runs, &run.id)?, Record::Run(now)
             if now.status == run.status && now.updated_at.raw == run.updated_at.raw);
@@ -217,71 +233,86 @@ impl Shared {
     }
 
     /// Deletes what belongs to the runs, and counts it; `false` where some of it is left for the next sweep.
-    fn finish(&self, gone: &Gone, owned: &mut Owned, stands: impl Fn(&str) -> bool, counts: &mut Counts) -> bool {
-        let mut is_done = true;
-        for kind in ["events", "steps", "hooks", "cancellation_flags", "checkpoints"] {
-            counts.add(kind, 0);
-        }
-        for id in &gone.runs {
-            if let Err(error) = self.finish_run(id, owned, &stands, counts) {
+    fn finish(
+        &self,
+        gone: &Gone,
+        owned: &mut Owned,
+        stands: impl Fn(&str) -> bool + Sync,
+        counts: &mut Counts,
+    ) -> bool {
+        let runs: Vec<(String, Files)> = gone.runs.iter().map(|id| (id.clone(), owned.of_run(id))).collect();
+        let owned: &Owned = owned;
+        let finish = |(id, files): &(String, Files)| {
+            let mut went = [0; KINDS.len()];
+            let done = self.finish_run(id, files, owned, &stands, &mut went);
+            if let Err(error) = &done {
                 tracing::warn!(store = NAME, run = %id, %error, "the next sweep deletes what belongs to the run");
-                is_done = false;
             }
+            (done.is_ok(), went)
+        };
+        let done = by_several(&runs, SHARE, finish);
+        for (at, kind) in KINDS.iter().enumerate() {
+            counts.add(kind, done.iter().map(|(_, went)| went[at]).sum());
         }
-        is_done
+        done.iter().all(|(is_done, _)| *is_done)
     }
 
     /// Each thing's lock goes before it: without the thing nobody would look for its lock.
     fn finish_run(
         &self,
         id: &str,
-        owned: &mut Owned,
+        files: &Files,
+        owned: &Owned,
         stands: impl Fn(&str) -> bool,
-        counts: &mut Counts,
+        [checkpoints, steps, hooks, events, flags]: &mut [u64; KINDS.len()],
     ) -> Result<(), StoreError> {
         let folders = &self.folders;
         // Somebody has made it again: what is there is its own.
-        if folders.runs.has(&[id, RUN].concat())? {
+        if self.is_a_runs(id)? {
             return Ok(());
         }
         // Before the steps: a checkpoint may have no other owner than a step.
-        for key in owned.checkpoints(id) {
-            if owned.is_free(&key, &stands) {
-                self.remove_lock("checkpoint_", &key, "")?;
-                counts.add("checkpoints", u64::from(folders.checkpoints.remove(&[&key, JSON].concat())?));
+        for key in &files.checkpoints {
+            if owned.is_free(key, &stands) {
+                self.remove_lock("checkpoint_", key, "", &stands)?;
+                *checkpoints += u64::from(folders.checkpoints.remove(&[key, JSON].concat())?);
             }
         }
-        for (folder, kind, stems) in
-            [(&folders.steps, "steps", owned.steps(id)), (&folders.hooks, "hooks", owned.hooks(id))]
-        {
+        for (folder, stems, count) in [(&folders.steps, &files.steps, steps), (&folders.hooks, &files.hooks, hooks)] {
             for stem in stems {
-                if run_of(folder, &stem).as_deref() == Some(id) {
-                    counts.add(kind, u64::from(folder.remove(&[&stem, JSON].concat())?));
+                if run_of(folder, stem).as_deref() == Some(id) {
+                    *count += u64::from(folder.remove(&[stem, JSON].concat())?);
                 }
             }
         }
         if let Some(name) = file_name("", id, ".jsonl") {
             let mut lines = Lines::default();
             if folders.events.read_pieces(&name, |piece| lines.add(piece))? {
-                self.remove_lock("events_", id, "")?;
+                self.remove_lock("events_", id, "", &stands)?;
                 folders.events.remove(&name)?;
-                counts.add("events", lines.count());
+                *events += lines.count();
             }
         }
         if let Some(name) = file_name("", id, ".cancel") {
-            counts.add("cancellation_flags", u64::from(folders.runs.remove(&name)?));
+            *flags += u64::from(folders.runs.remove(&name)?);
         }
-        self.remove_lock("", id, "_cancel")
+        self.remove_lock("", id, "_cancel", &stands)
     }
 
-    /// Removes the lock of what goes, where nobody holds it.
-    pub(super) fn remove_lock(&self, before: &str, id: &str, after: &str) -> Result<(), StoreError> {
+    /// Removes the lock of what goes, where nobody holds it and no run that stands has one of that name.
+    pub(super) fn remove_lock(
+        &self,
+        before: &str,
+        id: &str,
+        after: &str,
+        stands: impl Fn(&str) -> bool,
+    ) -> Result<(), StoreError> {
         let id = [before, id, after].concat();
         let Some(name) = file_name("", &id, LOCK) else { return Ok(()) };
-        if self.is_a_runs(&id)? { Ok(()) } else { lock::remove(&self.folders.locks, &name) }
+        if stands(&id) { Ok(()) } else { lock::remove(&self.folders.locks, &name) }
     }
 
-    /// Whether a lock's name is also that of a run's own lock.
+    /// Whether a run of this id is there now.
     pub(super) fn is_a_runs(&self, id: &str) -> Result<bool, StoreError> {
         self.folders.runs.has(&[id, RUN].concat())
     }
@@ -297,7 +328,7 @@ impl Shared {
         if !tokens::remove(&self.folders, &home, wait, |run| gone.contains(run), stands)? {
             return Err(self.folders.root.failed(tokens::INDEX, rustix::io::Errno::BUSY));
         }
-        self.folders.sync()?;
+        home.sync()?;
         for gone in &state.gone {
             gone.forget(&home)?;
         }

@@ -22,8 +22,10 @@ use crate::runs::StoreError;
 const NAME_MAX: usize = 255;
 /// How many bytes one read asks for at first; most files are smaller.
 const READ_SIZE: usize = 16 * 1024;
-/// The most threads that read files.
-const READERS_MAX: usize = 4;
+/// The most threads that work on files.
+const THREADS_MAX: usize = 4;
+/// How many files are worth a thread.
+pub(super) const SHARE: usize = 50;
 
 /// An open folder; one that is not there is empty.
 #[derive(Debug)]
@@ -247,13 +249,16 @@ impl Folder {
     }
 }
 
-/// Does `work` for each of `names`, by several threads.
-pub(super) fn by_several<N: Sync, T: Send>(names: &[N], work: impl Fn(&N) -> T + Sync) -> Vec<T> {
-    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(READERS_MAX);
-    let chunk = names.len().div_ceil(threads).max(1_000);
+/// Does `work` for each of `items`, in their order, by several threads where each has at least `share` of them.
+pub(super) fn by_several<I: Sync, T: Send>(items: &[I], share: usize, work: impl Fn(&I) -> T + Sync) -> Vec<T> {
+    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX);
+    let share = items.len().div_ceil(threads).max(share);
+    if items.len() <= share {
+        return items.iter().map(work).collect();
+    }
     thread::scope(|scope| {
         let work = &work;
-        let parts = names.chunks(chunk).map(|part| scope.spawn(move || part.iter().map(work).collect::<Vec<T>>()));
+        let parts = items.chunks(share).map(|part| scope.spawn(move || part.iter().map(work).collect::<Vec<T>>()));
         let threads: Vec<_> = parts.collect();
         let done = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
         done.flatten().collect()

@@ -11,7 +11,7 @@ use std::{
 use chrono::{DateTime, Utc};
 
 use super::{
-    folder::{Folder, by_several, file_name},
+    folder::{Folder, SHARE, by_several, file_name},
     json, lock,
 };
 use crate::runs::{Cursor, Page, Seen, Stamp, StoreError};
@@ -184,7 +184,7 @@ impl Index {
             let id = name.strip_suffix(RUN);
             new.extend(id.filter(|id| !self.knows(id, inode)).map(|id| (id.to_owned(), inode)));
         })?;
-        let records = by_several(&new, |(id, _)| read(folder, locks, id));
+        let records = by_several(&new, SHARE, |(id, _)| read(folder, locks, id));
         for ((id, inode), record) in new.into_iter().zip(records) {
             let hash = self.hash(&id);
             match record? {

@@ -275,7 +275,7 @@ impl Sweep<'_> {
                     }
                     // Before the subscription: nothing else says whose it is.
                     if of_step.get(&step_run) == Some(&1) && !step_run.contains('/') {
-                        shared.remove_lock("checkpoint_", &step_run, "")?;
+                        shared.remove_lock("checkpoint_", &step_run, "", |id| shared.is_a_runs(id).unwrap_or(true))?;
                         shared.folders.checkpoints.remove(&[&step_run, JSON].concat())?;
                     }
                     // Another's lock may have the name: stream `a` and step `b_c`, or stream `a_b` and step `c`.

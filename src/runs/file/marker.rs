@@ -1,8 +1,8 @@
 //! The folder `.janitor` in the store: the fences, and the runs that a batch takes.
 //!
 //! A batch moves its runs into a folder `<job>~<fence>~<number>.planned` and, when all of them may go, renames that to
-//! `.gone`: this one rename deletes them together and is the mark that what belongs to them has to go. What is planned is
-//! moved back after an error or a crash. A newer holder takes a stale one's planned folder away by renaming it, and then
+//! `.gone`: this one rename deletes them together and is the mark that what belongs to them has to go. Filesystems with a
+//! journal keep the order of such changes over a power cut too. What is planned is moved back after an error or a crash. A newer holder takes a stale one's planned folder away by renaming it, and then
 //! the stale one's own rename fails, however long it was asleep before it.
 
 use std::{
@@ -159,9 +159,7 @@ impl<'a> Planned<'a> {
     }
 
     /// Deletes what was taken. After an error nothing has been.
-    pub(super) fn commit(&self, runs: &Folder, ids: Vec<String>) -> Result<Gone, StoreError> {
-        self.folder.sync()?;
-        runs.sync()?;
+    pub(super) fn commit(&self, ids: Vec<String>) -> Result<Gone, StoreError> {
         let gone = Gone { name: [&self.stem, GONE].concat(), runs: ids };
         if !self.home.move_to(&self.name(), self.home, &gone.name)? {
             return Err(self.taken_away()?);

@@ -146,10 +146,6 @@ impl Folders {
     fn assert_writable(&self) -> Result<(), StoreError> {
         self.all().into_iter().try_for_each(Folder::assert_writable)
     }
-
-    fn sync(&self) -> Result<(), StoreError> {
-        self.all().into_iter().try_for_each(Folder::sync)
-    }
 }
 
 impl FileStore {

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use super::{
     Folders,
-    folder::{Folder, by_several},
+    folder::{Folder, SHARE, by_several},
     json,
 };
 use crate::runs::StoreError;
@@ -20,6 +20,15 @@ pub(super) struct Owned {
     checkpoints: HashMap<Box<str>, Vec<Box<str>>>,
     /// The run of each step whose id is a checkpoint's key.
     step_of: HashMap<Box<str>, Box<str>>,
+}
+
+/// The files that may be a run's, by the names of the files.
+#[derive(Debug)]
+pub(super) struct Files {
+    pub(super) checkpoints: Vec<Box<str>>,
+    pub(super) steps: Vec<Box<str>>,
+    /// What is in them has the last word.
+    pub(super) hooks: Vec<Box<str>>,
 }
 
 /// What the names of these files end in.
@@ -53,7 +62,7 @@ impl Owned {
             }
         }
         let steps = folders.steps.stems(JSON)?;
-        let runs = by_several(&steps, |step| run_of(&folders.steps, step));
+        let runs = by_several(&steps, SHARE, |step| run_of(&folders.steps, step));
         for (step, run) in steps.iter().zip(runs) {
             let Some(run) = run else { continue };
             if keys.binary_search(step).is_ok() {
@@ -78,19 +87,11 @@ impl Owned {
         Ok(this)
     }
 
-    /// The steps of a run, by the names of their files.
-    pub(super) fn steps(&mut self, run: &str) -> Vec<Box<str>> {
-        self.steps.remove(run).unwrap_or_default()
-    }
-
-    /// The hooks that may be the run's: what is in them has the last word.
-    pub(super) fn hooks(&mut self, run: &str) -> Vec<Box<str>> {
-        self.hooks.remove(run).unwrap_or_default()
-    }
-
-    /// The keys that may be the run's.
-    pub(super) fn checkpoints(&mut self, run: &str) -> Vec<Box<str>> {
-        self.checkpoints.remove(run).unwrap_or_default()
+    /// The files of a run, which are forgotten.
+    pub(super) fn of_run(&mut self, run: &str) -> Files {
+        let [checkpoints, steps, hooks] = [&mut self.checkpoints, &mut self.steps, &mut self.hooks]
+            .map(|files| files.remove(run).unwrap_or_default());
+        Files { checkpoints, steps, hooks }
     }
 
     /// Whether none of the runs that the checkpoint could be of stands: with a colon in an id, `a:b:c` may be step `b:c` of run `a`

@@ -3,13 +3,13 @@
 use std::{
     collections::BTreeSet,
     fs::{self, File},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use apalis_janitor::{
@@ -398,17 +398,19 @@ async fn reads_what_only_python_writes() {
     assert!(swept.ids.contains(&"alone".to_owned()));
 }
 
+/// Every file below `path` with the time of its last change.
+fn walk(path: &Path, all: &mut Vec<(PathBuf, SystemTime)>) {
+    for entry in fs::read_dir(path).unwrap().map(Result::unwrap) {
+        all.push((entry.path(), entry.metadata().unwrap().modified().unwrap()));
+        if entry.file_type().unwrap().is_dir() {
+            walk(&entry.path(), all);
+        }
+    }
+}
+
 #[tokio::test]
 async fn writes_nothing_without_being_told_to() {
     let world = filled().await;
-    fn walk(path: &Path, all: &mut Vec<(std::path::PathBuf, std::time::SystemTime)>) {
-        for entry in fs::read_dir(path).unwrap().map(Result::unwrap) {
-            all.push((entry.path(), entry.metadata().unwrap().modified().unwrap()));
-            if entry.file_type().unwrap().is_dir() {
-                walk(&entry.path(), all);
-            }
-        }
-    }
     let files = || {
         let mut all = Vec::new();
         walk(&world.path, &mut all);

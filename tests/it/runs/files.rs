@@ -67,11 +67,12 @@ impl FileWorld {
         let path = self.path.join(folder).join(format!("{stem}.json"));
         fs::write(&path, serde_json::to_string_pretty(value).unwrap())
             .unwrap_or_else(|error| panic!("{path:?}: {error}"));
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
 
     fn lock(&self, name: &str) {
         let path = self.path.join(".locks").join(format!("{name}.lock"));
-        fs::write(&path, "").unwrap_or_else(|error| panic!("{path:?}: {error}"));
+        fs::write(&path, "").unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
 
     fn read(&self, folder: &str, stem: &str) -> Value {
@@ -99,7 +100,7 @@ impl FileWorld {
     /// What `.janitor` holds beside the fences and an empty folder.
     pub fn marks(&self) -> Vec<String> {
         let mut marks = self.stems(".janitor", "");
-        marks.retain(|name| !name.ends_with(".fence") && !name.ends_with(".fence.lock") && name != "spare");
+        marks.retain(|name| !name.contains(".fence") && name != "spare");
         marks
     }
 
