@@ -56,19 +56,6 @@ const SCHEMES: [(&str, Option<(&str, bool)>); 10] = [
 const RULE: &str = "must be postgresql://…, citus://…, mysql://…, sqlite:///absolute/path, sqlite:relative/path, \
                     file:///absolute/folder, dynamodb://region/table, cassandra://host/keyspace or memory:";
 
-/// Whether this build has `feature`.
-#[allow(clippy::match_like_matches_macro, reason = "with all features on, all arms but one say the same")]
-const fn has(feature: &str) -> bool {
-    match feature.as_bytes() {
-        b"sqlite" => cfg!(feature = "sqlite"),
-        b"postgres" => cfg!(feature = "postgres"),
-        b"mysql" => cfg!(feature = "mysql"),
-        b"dynamodb" => cfg!(feature = "dynamodb"),
-        b"cassandra" => cfg!(feature = "cassandra"),
-        _ => false,
-    }
-}
-
 impl StoreUrl {
     /// Reads a store's URL; a relative path starts at `folder`. The error is the rule that it breaks.
     pub(super) fn parse(url: &str, folder: &Path) -> Result<Self, String> {

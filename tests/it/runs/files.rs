@@ -66,7 +66,6 @@ impl FileWorld {
     fn write(&self, folder: &str, stem: &str, value: &Value) {
         let path = self.path.join(folder).join(format!("{stem}.json"));
         fs::write(&path, serde_json::to_string_pretty(value).unwrap())
-            .unwrap_or_else(|error| panic!("{path:?}: {error}"));
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
 
