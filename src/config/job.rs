@@ -107,6 +107,7 @@ fn retention(section: &Section<'_>) -> Option<RetentionConfig> {
         Found::Absent | Found::Refused | Found::Given(_) => String::new(),
     };
     let day = Duration::from_hours(24);
+    let (time, pause) = store.as_ref().unwrap_or(&StoreUrl::Memory).pace();
     let config = RetentionConfig {
         store: store.clone().unwrap_or(StoreUrl::Memory),
         layout,
@@ -114,10 +115,10 @@ fn retention(section: &Section<'_>) -> Option<RetentionConfig> {
         batch_size: section.read("batch_size", batch_size).unwrap_or_default(),
         batch_time: section
             .read("batch_time", duration(Duration::from_millis(10)..=day))
-            .unwrap_or(Duration::from_millis(250)),
+            .unwrap_or(time),
         batch_pause: section
             .read("batch_pause", duration(Duration::ZERO..=Duration::from_hours(1)))
-            .unwrap_or(Duration::from_millis(100)),
+            .unwrap_or(pause),
         run_limit: section.read("run_limit", whole(0..=i64::MAX)).and_then(|most| NonZeroU64::new(most.unsigned_abs())),
         time_limit: section
             .read("time_limit", duration(Duration::from_millis(1)..=365 * day))

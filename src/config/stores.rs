@@ -3,6 +3,7 @@
 use std::{
     fmt::{self, Display},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use super::{
@@ -77,6 +78,21 @@ impl StoreUrl {
             "cassandra" => CassandraUrl::parse(rest).map(Self::Cassandra),
             _ => database(scheme, rest).map(Self::Postgres),
         }
+    }
+}
+
+impl StoreUrl {
+    /// How long a batch lasts, and the longest pause behind it, where the job does not say. In a SQLite file every writer
+    /// waits for a batch; elsewhere only who writes the same runs does, and with DynamoDB nobody.
+    pub(super) const fn pace(&self) -> (Duration, Duration) {
+        let (time, pause) = match self {
+            Self::Memory | Self::Sqlite(_) => (250, 100),
+            Self::File(_) | Self::Postgres(_) | Self::Citus(_) => (250, 0),
+            Self::Mysql(_) => (500, 0),
+            Self::Cassandra(_) => (1_000, 0),
+            Self::Dynamodb { .. } => (10_000, 0),
+        };
+        (Duration::from_millis(time), Duration::from_millis(pause))
     }
 }
 
