@@ -61,14 +61,14 @@ async fn pair(server: &Server, runs: u32, keys: &str) -> (f64, f64) {
     let floor = plain.delete_alone().await;
     plain.drop().await;
     let store = Store::fill(server.port(), "ours", runs).await;
-    let ours = sweep(server.port(), keys, store.due()).await;
+    let ours = sweep(server.port(), keys, store.due());
     assert_eq!(store.left().await, u64::from(runs) - store.due(), "the sweep left another number of runs");
     store.drop().await;
     (floor.as_secs_f64(), ours.as_secs_f64())
 }
 
 /// Runs the built `janitor` as a process of its own, and insists that what was due went.
-async fn sweep(port: u16, keys: &str, due: u64) -> Duration {
+fn sweep(port: u16, keys: &str, due: u64) -> Duration {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("janitor.toml");
     let store = format!("cassandra://127.0.0.1:{port}/ours");

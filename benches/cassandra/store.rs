@@ -67,7 +67,7 @@ impl Run {
 
     /// The key of what a step has saved; a few runs have one.
     fn checkpoint(&self) -> Option<CqlValue> {
-        (self.number % 10 == 0).then(|| text(format!("{}:{}", self.id, self.steps()[0])))
+        self.number.is_multiple_of(10).then(|| text(format!("{}:{}", self.id, self.steps()[0])))
     }
 
     fn inserts(&self) -> Vec<Write> {

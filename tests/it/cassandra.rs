@@ -17,7 +17,7 @@ use scylla::client::{session::Session, session_builder::SessionBuilder};
 use crate::redis::free_port;
 
 /// How long the server may take to answer.
-const READY_MAX: Duration = Duration::from_secs(120);
+const READY_MAX: Duration = Duration::from_mins(2);
 /// How often other ports are tried, where somebody else took the free ones first.
 const PORTS_MAX: usize = 5;
 /// What PyWorkflow makes.

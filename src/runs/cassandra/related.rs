@@ -66,7 +66,7 @@ impl CassandraStore {
         counts.add("steps", found.steps.values().map(|steps| steps.len() as u64).sum());
         counts.add("hooks", found.hooks.values().map(|hooks| hooks.len() as u64).sum());
         counts.add("cancellation_flags", found.flags.len() as u64);
-        let checkpoints = self.rows("DELETE FROM checkpoints WHERE step_run_id IN ?", checkpoints);
+        let checkpoints = self.rows("DELETE FROM checkpoints WHERE step_run_id IN ?", &checkpoints);
         all(entries.into_iter().chain(checkpoints).collect()).await?;
         let partitions = [
             ("DELETE FROM events WHERE run_id IN ?", found.events.into_keys().collect::<Vec<_>>()),
@@ -74,12 +74,12 @@ impl CassandraStore {
             ("DELETE FROM hooks WHERE run_id IN ?", found.hooks.into_keys().collect()),
             ("DELETE FROM cancellation_flags WHERE run_id IN ?", found.flags.into_iter().collect()),
         ];
-        all(partitions.into_iter().flat_map(|(text, keys)| self.rows(text, keys)).collect()).await?;
+        all(partitions.into_iter().flat_map(|(text, keys)| self.rows(text, &keys)).collect()).await?;
         Ok(counts)
     }
 
     /// The deletes of what has these keys, some at a time.
-    fn rows(&self, text: &'static str, keys: Vec<String>) -> Vec<Work<'_, ()>> {
+    fn rows(&self, text: &'static str, keys: &[String]) -> Vec<Work<'_, ()>> {
         let mut deletes: Vec<Work<'_, ()>> = Vec::new();
         for chunk in keys.chunks(DELETED_MAX) {
             let chunk = chunk.to_vec();
@@ -141,7 +141,7 @@ impl CassandraStore {
             ("DELETE FROM hooks_by_token WHERE \"token\" IN ?", tokens),
             ("DELETE FROM runs_by_idempotency_key WHERE idempotency_key IN ?", keys),
         ];
-        let by_key = by_key.into_iter().flat_map(|(text, keys)| self.rows(text, keys));
+        let by_key = by_key.into_iter().flat_map(|(text, keys)| self.rows(text, &keys));
         let by_status = ranges(runs).into_iter().map(|range| self.range(range));
         Ok(by_key.chain(by_status).chain(runs.iter().flat_map(|run| self.by_time(run))).collect())
     }
