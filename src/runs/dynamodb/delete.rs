@@ -5,8 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::future::try_join_all;
-
 use super::{
     DynamoStore, NAME, RUNS_MAX, keys,
     related::Marker,
@@ -16,9 +14,6 @@ use crate::{
     lock::Fence,
     runs::{Deleted, Seen, StoreError},
 };
-
-/// How many children of a run are asked for at a time: most runs have few.
-const CHILDREN_MAX: usize = 1_000;
 
 /// The runs of a batch that may still go, with what holds what.
 struct Batch<'a> {
@@ -121,29 +116,10 @@ impl DynamoStore {
 
     /// Takes out what has a child outside the batch, and whatever that holds in turn.
     async fn drop_held(&self, batch: &mut Batch<'_>) -> Result<(), StoreError> {
-        let ids: Vec<&str> = batch.runs.keys().copied().collect();
-        let held = try_join_all(ids.iter().map(|id| self.has_child_outside(id, batch))).await?;
-        for (id, _) in ids.iter().zip(held).filter(|(_, held)| *held) {
-            batch.hold(Some(id));
+        for id in self.held(&batch.runs.keys().copied().collect()).await? {
+            batch.hold(Some(&id));
         }
         Ok(())
-    }
-
-    async fn has_child_outside(&self, id: &str, batch: &Batch<'_>) -> Result<bool, StoreError> {
-        let mut after: Option<String> = None;
-        loop {
-            let ids = self.child_ids(id, after.as_deref(), CHILDREN_MAX).await?;
-            after = ids.last().filter(|_| ids.len() >= CHILDREN_MAX).cloned();
-            let outside = ids.iter().map(String::as_str).filter(|child| !batch.runs.contains_key(child));
-            // The index lags: what it names may be gone, or be another's child by now.
-            let there = self.read_runs(outside).await?;
-            if there.iter().any(|run| run.parent.as_deref() == Some(id)) {
-                return Ok(true);
-            }
-            if after.is_none() {
-                return Ok(false);
-            }
-        }
     }
 
     /// Deletes the items of `some` runs in one transaction, but for those that changed meanwhile and what is above these;

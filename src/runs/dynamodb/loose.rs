@@ -278,13 +278,11 @@ impl DynamoStore {
             let is_last = taken + some.len() == subscriptions.len();
             let point = Deletion { key: key(format!("CHECKPOINT#{reader}"), DATA), seen: Vec::new() };
             let all: Vec<&Deletion> = some.iter().chain((is_last && !stays).then_some(&point)).collect();
-            match step.leave {
-                Some(holder) => match self.transact(holder, None, &all).await? {
-                    Outcome::Gone => {}
-                    // One is in use again: the step keeps all, until the next sweep has looked.
-                    Outcome::Refused(_) => break,
-                },
-                None => {}
+            if let Some(holder) = step.leave
+                && self.transact(holder, None, &all).await? != Outcome::Gone
+            {
+                // One is in use again: the step keeps all, until the next sweep has looked.
+                break;
             }
             taken += some.len();
         }

@@ -19,6 +19,7 @@ mod client;
 mod delete;
 mod items;
 mod keys;
+mod links;
 mod loose;
 mod points;
 mod read;
@@ -26,7 +27,7 @@ mod related;
 mod scan;
 mod transact;
 
-use std::time::Duration;
+use std::{sync::atomic::AtomicBool, time::Duration};
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::{Client, config::Credentials};
@@ -62,6 +63,8 @@ pub struct DynamoStore {
     layout: &'static Layout,
     date: ServerDate,
     requests: Semaphore,
+    /// Whether the index by parent was found to be larger than a page.
+    has_many_links: AtomicBool,
     /// The checkpoints that a scan found; none: it has not been made in this sweep.
     points: Mutex<Option<Points>>,
     /// What the scan for loose things has found so far.
@@ -104,6 +107,7 @@ impl DynamoStore {
             layout,
             date,
             requests: Semaphore::new(REQUESTS_MAX),
+            has_many_links: AtomicBool::new(false),
             points: Mutex::default(),
             loose: Mutex::default(),
         };
@@ -155,6 +159,11 @@ impl RunStore for DynamoStore {
         limit: Duration,
     ) -> Result<LooseStep, StoreError> {
         self.loose_step(cutoff, after, leave, limit).await
+    }
+
+    /// A transaction locks nothing but the runs that it deletes.
+    fn holds_others(&self) -> bool {
+        false
     }
 
     async fn rest(&self) {

@@ -20,6 +20,13 @@ const FILTER: Filter = Filter {
     attributes: &["PK", "SK"],
 };
 
+/// What the segments of a scan have found so far.
+#[derive(Debug, Default)]
+struct Found {
+    keys: Vec<String>,
+    steps: Vec<(u64, u64)>,
+}
+
 /// The keys of all checkpoints, and which runs have a step whose id is one of them.
 #[derive(Debug)]
 pub(super) struct Points {
@@ -33,9 +40,9 @@ pub(super) struct Points {
 impl Points {
     fn new(mut keys: Vec<String>, mut steps: Vec<(u64, u64)>, hasher: RandomState) -> Self {
         keys.sort_unstable();
-        let mut hashes: Vec<u64> = keys.iter().map(|key| hasher.hash_one(key.as_str())).collect();
-        hashes.sort_unstable();
-        steps.retain(|(step, _)| hashes.binary_search(step).is_ok());
+        let mut named: Vec<u64> = keys.iter().map(|key| hasher.hash_one(key.as_str())).collect();
+        named.sort_unstable();
+        steps.retain(|(step, _)| named.binary_search(step).is_ok());
         steps.shrink_to_fit();
         steps.sort_unstable();
         Self { keys, steps, hasher }
@@ -79,20 +86,15 @@ impl DynamoStore {
         let mut points = self.points.lock().await;
         if points.is_none() {
             let hasher = RandomState::new();
-            let found = Mutex::default();
+            let found = Mutex::<Found>::default();
             try_join_all((0..SEGMENTS).map(|at| self.scan_segment(at, &found, &hasher))).await?;
-            let (keys, steps) = found.into_inner();
+            let Found { keys, steps } = found.into_inner();
             *points = Some(Points::new(keys, steps, hasher));
         }
         Ok(())
     }
 
-    async fn scan_segment(
-        &self,
-        at: i32,
-        found: &Mutex<(Vec<String>, Vec<(u64, u64)>)>,
-        hasher: &RandomState,
-    ) -> Result<(), StoreError> {
+    async fn scan_segment(&self, at: i32, found: &Mutex<Found>, hasher: &RandomState) -> Result<(), StoreError> {
         let mut next = None;
         loop {
             let (items, after) = self.scan_page(&FILTER, Some(Segment { at, of: SEGMENTS }), next).await?;
@@ -100,9 +102,9 @@ impl DynamoStore {
             for item in items {
                 let (partition, sort) = key_of(&item);
                 if let Some(key) = partition.strip_prefix("CHECKPOINT#") {
-                    found.0.push(key.to_owned());
+                    found.keys.push(key.to_owned());
                 } else if let (Some(run), Some(step)) = (partition.strip_prefix("RUN#"), sort.strip_prefix("STEP#")) {
-                    found.1.push((hasher.hash_one(step), hasher.hash_one(run)));
+                    found.steps.push((hasher.hash_one(step), hasher.hash_one(run)));
                 }
             }
             next = after;

@@ -1,12 +1,14 @@
 //! Pages of runs and of their children.
 
+use std::collections::HashMap;
+
 use aws_sdk_dynamodb::types::Select;
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use futures::future::try_join_all;
 
 use super::{
     DynamoStore,
-    keys::{self, Item, METADATA, PARENT_INDEX, RUN_ATTRIBUTES, STATUS_INDEX, key, projection, seen, text, text_of},
+    keys::{self, Item, METADATA, RUN_ATTRIBUTES, STATUS_INDEX, key, projection, seen, text, text_of},
 };
 use crate::runs::{Cursor, Page, Seen, StoreError};
 
@@ -118,14 +120,14 @@ impl DynamoStore {
             let query = query
                 .key_condition_expression("GSI1PK = :runs AND GSI1SK < :upper")
                 .expression_attribute_values(":runs", text(RUNS))
-                .expression_attribute_values(":upper", text(upper))
+                .expression_attribute_values(":upper", text(upper.as_str()))
                 .projection_expression("GSI1SK");
             let (items, _) = self.query_page(query).await?;
             let Some(entry) = items.first().and_then(|item| text_of(item, "GSI1SK")) else { return Ok(None) };
             match entry.rsplit_once('#') {
                 Some((status, _)) => return Ok(Some(status.to_owned())),
                 // It is no entry of PyWorkflow's.
-                None => upper = entry.to_owned(),
+                None => entry.clone_into(&mut upper),
             }
         }
     }
@@ -171,6 +173,26 @@ impl DynamoStore {
         let mut parents: Vec<&str> = parents.iter().map(String::as_str).filter(|id| *id >= first).collect();
         parents.sort_unstable();
         parents.dedup();
+        let links = match self.all_links(parents.len()).await? {
+            Some(all) => listed(&all, &parents, (first, child), limit),
+            None => self.some_links(&parents, (first, child), limit).await?,
+        };
+        let next = (links.len() >= limit)
+            .then(|| links.get(limit.saturating_sub(1)))
+            .flatten()
+            .map(|(parent, child)| Cursor(vec![(*parent).to_owned(), child.clone()]));
+        let runs = self.read_runs(links.iter().map(|(_, child)| child.as_str())).await?;
+        let is_below = |run: &Seen| run.parent.as_deref().is_some_and(|parent| parents.binary_search(&parent).is_ok());
+        Ok(Page { runs: runs.into_iter().filter(is_below).collect(), next })
+    }
+
+    /// Up to `limit` of the parents' children, each with its parent, from the one behind `child` of `first` on.
+    async fn some_links<'a>(
+        &self,
+        parents: &[&'a str],
+        (first, child): (&str, Option<&str>),
+        limit: usize,
+    ) -> Result<Vec<(&'a str, String)>, StoreError> {
         let mut links: Vec<(&str, String)> = Vec::new();
         for some in parents.chunks(PARENTS_MAX) {
             let found = some.iter().map(|id| self.child_ids(id, child.filter(|_| *id == first), limit));
@@ -181,43 +203,26 @@ impl DynamoStore {
                 break;
             }
         }
-        let next = (links.len() >= limit)
-            .then(|| links.get(limit.saturating_sub(1)))
-            .flatten()
-            .map(|(parent, child)| Cursor(vec![(*parent).to_owned(), child.clone()]));
         links.truncate(limit);
-        let runs = self.read_runs(links.iter().map(|(_, child)| child.as_str())).await?;
-        let is_below = |run: &Seen| run.parent.as_deref().is_some_and(|parent| parents.binary_search(&parent).is_ok());
-        Ok(Page { runs: runs.into_iter().filter(is_below).collect(), next })
+        Ok(links)
     }
+}
 
-    /// Up to `limit` ids of runs that the index names as children of `parent`, behind `after`.
-    pub(super) async fn child_ids(
-        &self,
-        parent: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<String>, StoreError> {
-        if !keys::fits(parent) {
-            return Ok(Vec::new());
-        }
-        let (mut ids, mut behind) = (Vec::new(), after.map(|child| child_key(parent, child)));
-        loop {
-            let query = self.client.query().index_name(PARENT_INDEX).limit(whole(limit - ids.len()));
-            let query = query
-                .key_condition_expression("GSI4PK = :parent")
-                .expression_attribute_values(":parent", text(format!("PARENT#{parent}")))
-                .projection_expression("PK")
-                .set_exclusive_start_key(behind);
-            let (items, last) = self.query_page(query).await?;
-            let id = |item: &Item| text_of(item, "PK").and_then(|text| text.strip_prefix("RUN#")).map(str::to_owned);
-            ids.extend(items.iter().filter_map(id));
-            behind = last.filter(|_| ids.len() < limit);
-            if behind.is_none() {
-                return Ok(ids);
-            }
-        }
+/// What [`some_links`](DynamoStore::some_links) answers, of what is known already.
+fn listed<'a>(
+    all: &HashMap<String, Vec<String>>,
+    parents: &[&'a str],
+    (first, child): (&str, Option<&str>),
+    limit: usize,
+) -> Vec<(&'a str, String)> {
+    let mut links: Vec<(&str, String)> = Vec::new();
+    for parent in parents {
+        let behind = child.filter(|_| *parent == first);
+        let children = all.get(*parent).map_or(&[][..], Vec::as_slice);
+        let start = behind.map_or(0, |child| children.partition_point(|id| id.as_str() <= child));
+        links.extend(children[start..].iter().take(limit - links.len()).map(|id| (*parent, id.clone())));
     }
+    links
 }
 
 fn entry_key(entry: String, partition: String) -> Item {
@@ -226,14 +231,7 @@ fn entry_key(entry: String, partition: String) -> Item {
     key
 }
 
-fn child_key(parent: &str, child: &str) -> Item {
-    let mut key = keys::run_key(child);
-    let entry = [("GSI4PK".to_owned(), format!("PARENT#{parent}")), ("GSI4SK".to_owned(), format!("CHILD#{child}"))];
-    key.extend(entry.map(|(name, value)| (name, text(value))));
-    key
-}
-
-fn whole(limit: usize) -> i32 {
+pub(super) fn whole(limit: usize) -> i32 {
     i32::try_from(limit.max(1)).unwrap_or(i32::MAX)
 }
 

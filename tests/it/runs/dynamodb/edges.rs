@@ -162,6 +162,48 @@ async fn a_run_that_is_revived_between_two_transactions_holds_all_above_it() {
     assert_eq!(left, chain.chain([revived]).map(Thing::Run).chain(events).collect());
 }
 
+/// Of many runs the children are found in one page of the index by parent, or, where it is larger than a page, one by one.
+#[tokio::test]
+async fn finds_the_children_of_many_runs_in_a_small_index_and_in_a_large_one() {
+    for fillers in [0, 4] {
+        let world = DynamoWorld::new().await;
+        let data = "x".repeat(300_000);
+        for at in 0..fillers {
+            let (partition, entry) = (format!("FILLER#{at}"), format!("CHILD#{at}"));
+            let texts = [("PK", &*partition), ("SK", "#"), ("GSI4PK", "PARENT#x"), ("GSI4SK", &entry), ("data", &data)];
+            world.write(&texts.map(|(name, value)| (name, Some(value)))).await;
+        }
+        let ids: Vec<String> = (0..70).map(|at| format!("run {at:02}")).collect();
+        for id in &ids {
+            world.put(Thing::Run(expired(id))).await;
+        }
+        for at in 0..5 {
+            let child = below("run 07", expired(&format!("child {at}")));
+            world.put(Thing::Run(if at == 4 { running(child) } else { child })).await;
+        }
+        let (mut children, mut after) = (Vec::new(), None);
+        loop {
+            let page = world.store.children(&ids, after.as_ref(), 2).await.unwrap();
+            children.extend(page.runs.into_iter().map(|run| run.id));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        children.sort_unstable();
+        assert_eq!(children, ["child 0", "child 1", "child 2", "child 3", "child 4"]);
+        // Planned without the child that stays: the delete looks for itself.
+        let runs = world.store.page(now(), None, 100).await.unwrap().runs;
+        let runs: Vec<_> = runs.into_iter().filter(|run| run.status == "completed").collect();
+        let fence = Fence::for_test(1);
+        world.store.raise(JOB, fence).await.unwrap();
+        let deleted = world.store.delete(JOB, fence, &runs, LONG).await.unwrap();
+        assert_eq!((deleted.runs.len(), deleted.changed, deleted.held), (73, 0, 1));
+        let left: Vec<String> = world.store.find(&ids).await.unwrap().into_iter().map(|run| run.id).collect();
+        assert_eq!(left, ["run 07"]);
+    }
+}
+
 /// In `HOOK#a#b#c` the run may be `a` or `a#b`: the hook's own attribute says which.
 #[tokio::test]
 async fn takes_hooks_and_tokens_that_name_the_run_and_no_others() {
