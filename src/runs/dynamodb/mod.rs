@@ -162,6 +162,10 @@ impl RunStore for DynamoStore {
     }
 
     /// A transaction locks nothing but the runs that it deletes.
+    fn holds_others(&self) -> bool {
+        false
+    }
+
     async fn rest(&self) {
         *self.points.lock().await = None;
         *self.loose.lock().await = LooseState::default();
