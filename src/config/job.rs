@@ -113,12 +113,8 @@ fn retention(section: &Section<'_>) -> Option<RetentionConfig> {
         layout,
         retention_days: section.read("retention_days", days),
         batch_size: section.read("batch_size", batch_size).unwrap_or_default(),
-        batch_time: section
-            .read("batch_time", duration(Duration::from_millis(10)..=day))
-            .unwrap_or(time),
-        batch_pause: section
-            .read("batch_pause", duration(Duration::ZERO..=Duration::from_hours(1)))
-            .unwrap_or(pause),
+        batch_time: section.read("batch_time", duration(Duration::from_millis(10)..=day)).unwrap_or(time),
+        batch_pause: section.read("batch_pause", duration(Duration::ZERO..=Duration::from_hours(1))).unwrap_or(pause),
         run_limit: section.read("run_limit", whole(0..=i64::MAX)).and_then(|most| NonZeroU64::new(most.unsigned_abs())),
         time_limit: section
             .read("time_limit", duration(Duration::from_millis(1)..=365 * day))

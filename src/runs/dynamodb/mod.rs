@@ -161,11 +161,6 @@ impl RunStore for DynamoStore {
         self.loose_step(cutoff, after, leave, limit).await
     }
 
-    /// A transaction locks nothing but the runs that it deletes.
-    fn holds_others(&self) -> bool {
-        false
-    }
-
     async fn rest(&self) {
         *self.points.lock().await = None;
         *self.loose.lock().await = LooseState::default();
