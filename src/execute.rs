@@ -23,8 +23,6 @@ use crate::{
     runs::{layout, policy::Policy},
 };
 
-/// How long a batch should last where nobody waits for it.
-const UNHURRIED: Duration = Duration::from_secs(10);
 /// How often a lock is asked for that a dead worker may have left.
 const LOCK_POLL: Duration = Duration::from_millis(250);
 
@@ -235,14 +233,9 @@ impl Execution<'_> {
         let store = self.janitor.store(&self.job.name, config).await?;
         let mut job =
             Retention::new(self.job.name.clone(), Arc::clone(&store), Arc::clone(self.janitor.clock()), policy);
-        let (time, pause) = if store.holds_others() {
-            (config.batch_time, config.batch_pause)
-        } else {
-            (config.batch_time.max(UNHURRIED), Duration::ZERO)
-        };
         let limits = Limits {
-            pace: Pace::new(config.batch_size.get(), time, pause),
-            pause,
+            pace: Pace::new(config.batch_size.get(), config.batch_time, config.batch_pause),
+            pause: config.batch_pause,
             items: config.run_limit.map(std::num::NonZeroU64::get),
             time: config.time_limit,
         };

@@ -116,7 +116,7 @@ impl Command {
             Self::Unlock(args) => unlock::run(app, &args).await,
             Self::Dead(args) => dead::run(app, &args).await,
             Self::Blobs(args) => blobs::run(app, args).await,
-            Self::Demo(args) => demo::run(app, &args).await,
+            Self::Demo(args) => Box::pin(demo::run(app, &args)).await,
             Self::Completions(args) => completions::run(app, &args),
         }
     }

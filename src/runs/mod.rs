@@ -221,11 +221,6 @@ pub trait RunStore: Send + Sync + Debug {
         limit: Duration,
     ) -> Result<LooseStep, StoreError>;
 
-    /// Whether other writers wait while a batch is deleted, for which batches are short and have pauses between them.
-    fn holds_others(&self) -> bool {
-        true
-    }
-
     /// The sweep is over, however it ended: gives back what was kept for the sake of speed.
     async fn rest(&self) {}
 
