@@ -21,7 +21,7 @@ const RUNS: usize = 1_000;
 
 #[tokio::main]
 async fn main() {
-    let runs = std::env::args().filter_map(|argument| argument.parse().ok()).next().unwrap_or(RUNS);
+    let runs = std::env::args().find_map(|argument| argument.parse().ok()).unwrap_or(RUNS);
     let server = server::Server::start().await;
     let near = server.port;
     let far = server::delay(near, LATENCY).await;

@@ -173,8 +173,8 @@ fn launch(bin: &Path, has_tls: bool) -> Option<Server> {
 
 /// Makes an authority, and a certificate of the server that it vouches for.
 fn certify(folder: &Path, data: &Path) {
-    let mut make = as_user(Path::new("sh"));
-    let made = make.args(["-ec", CERTIFY, "sh"]).arg(data).current_dir(folder).output().expect("sh");
+    let mut shell = as_user(Path::new("sh"));
+    let made = shell.args(["-ec", CERTIFY, "sh"]).arg(data).current_dir(folder).output().expect("sh");
     assert!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
 }
 

@@ -125,8 +125,9 @@ impl Proxy {
             let name = line.split(':').next().unwrap_or_default().to_ascii_lowercase();
             !["content-length", "connection"].contains(&name.as_str())
         };
-        let mut request: String = head.lines().filter(is_kept).map(|line| format!("{line}\r\n")).collect();
-        request.push_str(&format!("content-length: {}\r\nconnection: close\r\n\r\n", body.len()));
+        let kept: Vec<&str> = head.lines().filter(is_kept).collect();
+        let (kept, length) = (kept.join("\r\n"), body.len());
+        let request = format!("{kept}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
         let mut server = TcpStream::connect(("127.0.0.1", self.server)).await.unwrap();
         server.write_all(request.as_bytes()).await.unwrap();
         server.write_all(body).await.unwrap();
