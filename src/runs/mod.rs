@@ -23,10 +23,11 @@ pub mod postgres;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
-use std::{fmt::Debug, time::Duration};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use futures::FutureExt;
 
 use crate::{config::RetentionConfig, lock::Fence, report::Counts};
 
@@ -229,30 +230,33 @@ pub trait RunStore: Send + Sync + Debug {
 }
 
 /// Opens the store that a job names.
-pub async fn open(config: &RetentionConfig) -> Result<std::sync::Arc<dyn RunStore>, StoreError> {
+pub async fn open(config: &RetentionConfig) -> Result<Arc<dyn RunStore>, StoreError> {
+    // What the drivers await is so deep a type that the compiler would give up on whoever awaits this.
+    open_any(config).boxed().await
+}
+
+async fn open_any(config: &RetentionConfig) -> Result<Arc<dyn RunStore>, StoreError> {
     use crate::config::StoreUrl;
     match &config.store {
-        StoreUrl::Memory => Ok(std::sync::Arc::new(memory::MemoryStore::default())),
-        StoreUrl::File(path) => Ok(std::sync::Arc::new(file::FileStore::open(path, &layout::PYWORKFLOW).await?)),
+        StoreUrl::Memory => Ok(Arc::new(memory::MemoryStore::default())),
+        StoreUrl::File(path) => Ok(Arc::new(file::FileStore::open(path, &layout::PYWORKFLOW).await?)),
         #[cfg(feature = "sqlite")]
         StoreUrl::Sqlite(path) => {
-            Ok(std::sync::Arc::new(sqlite::SqliteStore::open(path, &layout::PYWORKFLOW, config.batch_size).await?))
+            Ok(Arc::new(sqlite::SqliteStore::open(path, &layout::PYWORKFLOW, config.batch_size).await?))
         }
         #[cfg(feature = "postgres")]
         StoreUrl::Postgres(url) | StoreUrl::Citus(url) => {
-            Ok(std::sync::Arc::new(postgres::PostgresStore::open(url, &layout::PYWORKFLOW).await?))
+            Ok(Arc::new(postgres::PostgresStore::open(url, &layout::PYWORKFLOW).await?))
         }
         #[cfg(feature = "mysql")]
-        StoreUrl::Mysql(url) => Ok(std::sync::Arc::new(mysql::MysqlStore::open(url, &layout::PYWORKFLOW).await?)),
+        StoreUrl::Mysql(url) => Ok(Arc::new(mysql::MysqlStore::open(url, &layout::PYWORKFLOW).await?)),
         #[cfg(feature = "dynamodb")]
         StoreUrl::Dynamodb { region, table, endpoint } => {
             let url = dynamodb::TableUrl { region, table, endpoint: endpoint.as_deref() };
-            Ok(std::sync::Arc::new(dynamodb::DynamoStore::open(url, &layout::PYWORKFLOW).await?))
+            Ok(Arc::new(dynamodb::DynamoStore::open(url, &layout::PYWORKFLOW).await?))
         }
         #[cfg(feature = "cassandra")]
-        StoreUrl::Cassandra(url) => {
-            Ok(std::sync::Arc::new(cassandra::CassandraStore::open(url, &layout::PYWORKFLOW).await?))
-        }
+        StoreUrl::Cassandra(url) => Ok(Arc::new(cassandra::CassandraStore::open(url, &layout::PYWORKFLOW).await?)),
         // A configuration cannot be read that names one of these.
         #[cfg(not(all(
             feature = "sqlite",

@@ -1,5 +1,4 @@
 //! All integration tests, as one binary: linking is what tests cost.
-#![recursion_limit = "256"]
 #![allow(clippy::unwrap_used, reason = "a test that panics fails, which is what is wanted")]
 
 mod backend;
