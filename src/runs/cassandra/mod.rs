@@ -1,7 +1,7 @@
 //! Runs in a keyspace of Cassandra or Scylla.
 //!
 //! There are no transactions over more than one partition. A run goes by a conditional delete of its own row, and what
-//! belongs to it afterwards, from a marker that was written before: see [`delete`]. Nine index tables repeat parts of a
+//! belongs to it afterwards, from a marker that was written before: see `delete`. Nine index tables repeat parts of a
 //! run; they may be stale, and the run's own row decides.
 
 mod check;

@@ -1,7 +1,7 @@
 //! Runs in a DynamoDB table that PyWorkflow owns and goes on writing.
 //!
 //! A run and what belongs to it are many items, more than one transaction holds. So one transaction deletes the items of
-//! up to [`RUNS_MAX`] runs, each on condition that it is as it was read, checks the fence, and writes a *marker* that names them; then
+//! up to 98 runs, each on condition that it is as it was read, checks the fence, and writes a *marker* that names them; then
 //! what belonged to them goes, and the marker last. Whatever stops in between, the next sweep finishes the markers that it
 //! finds. A refused run keeps everything, because its transaction changed nothing.
 //!
