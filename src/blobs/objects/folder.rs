@@ -30,6 +30,8 @@ const NEW_ROOT: [&str; 2] = [SPOOL, "lost+found"];
 const PIECE: usize = 1 << 20;
 /// The most objects in a page.
 const PAGE: usize = 1_000;
+/// How many threads unlink what one delete names.
+const UNLINKING: usize = 4;
 
 /// Objects as files `aa/<sha256>.<id>` below a root, beside `tmp`, the spool, and `janitor-store`, which names the catalog.
 ///
@@ -88,6 +90,10 @@ impl Folder {
 
     fn path(&self, key: &Key) -> PathBuf {
         self.root.join(key.path())
+    }
+
+    fn unlink(&self, key: &Key) -> io::Result<()> {
+        unless_absent(fs::remove_file(self.path(key))).map(drop).map_err(|error| named(&error, key))
     }
 
     /// Puts the file under the key, synced but for the folder that its name is in.
@@ -229,17 +235,19 @@ impl Objects for Folder {
     }
 
     async fn delete(&self, keys: &[Key]) -> Vec<Result<(), BlobError>> {
-        let (this, all) = (self.clone(), keys.to_vec());
-        let deleted = blocking(move || {
-            let unlink = |key| unless_absent(fs::remove_file(this.path(key))).map_err(|error| named(&error, key));
-            Ok(all.iter().map(unlink).collect::<Vec<_>>())
+        let part = keys.len().div_ceil(UNLINKING).max(1);
+        let unlink = |keys: &[Key]| {
+            let (this, keys) = (self.clone(), keys.to_vec());
+            blocking(move || Ok(keys.iter().map(|key| this.unlink(key)).collect::<Vec<_>>()))
+        };
+        let parts = futures::future::join_all(keys.chunks(part).map(unlink)).await;
+        let answers = parts.into_iter().zip(keys.chunks(part)).flat_map(|(answers, keys)| {
+            answers.unwrap_or_else(|error| {
+                let text = error.to_string();
+                keys.iter().map(|_| Err(io::Error::other(text.clone()))).collect()
+            })
         });
-        let deleted = deleted.await.unwrap_or_else(|error| {
-            let text = error.to_string();
-            keys.iter().map(|_| Err(io::Error::other(text.clone()))).collect()
-        });
-        let answer = |deleted: io::Result<_>| deleted.map(drop).map_err(|error| self.failed("delete", error));
-        deleted.into_iter().map(answer).collect()
+        answers.map(|answer| answer.map_err(|error| self.failed("delete", error))).collect()
     }
 
     fn list(&self, shard: u8) -> BoxStream<'_, Result<Vec<Found>, BlobError>> {
