@@ -70,6 +70,7 @@ mod connect;
 #[cfg(feature = "sqlite")]
 pub mod embedded;
 mod execute;
+pub mod host;
 mod janitor;
 pub mod jobs;
 pub mod ledger;
