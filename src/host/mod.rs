@@ -10,6 +10,7 @@ mod space;
 mod sweep;
 mod unlink;
 mod walk;
+pub mod rotate;
 
 pub use audit::{Amount, Audit, FolderAmount, LargeFile, audit, audit_of};
 pub use failures::Failures;
