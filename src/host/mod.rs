@@ -3,6 +3,7 @@
 //! All of it is blocking. Whatever deletes goes by a [`Root`], which no path can lead out of.
 
 mod root;
+pub mod temporaries;
 
 pub use root::{Root, RootError};
 
