@@ -2,6 +2,7 @@
 //!
 //! All of it is blocking. Whatever deletes goes by a [`Root`], which no path can lead out of.
 
+pub mod references;
 mod root;
 pub mod temporaries;
 
