@@ -4,13 +4,15 @@
 
 mod audit;
 mod failures;
+pub mod references;
 mod root;
+pub mod rotate;
 mod seen;
 mod space;
 mod sweep;
+pub mod temporaries;
 mod unlink;
 mod walk;
-pub mod rotate;
 
 pub use audit::{Amount, Audit, FolderAmount, LargeFile, audit, audit_of};
 pub use failures::Failures;
