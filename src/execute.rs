@@ -12,12 +12,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Janitor, UnknownJob,
-    config::{JobConfig, JobKind, OrphansConfig, RetentionConfig},
+    config::{Config, DiskConfig, JobConfig, JobKind, OrphansConfig, RetentionConfig},
     jobs::{
-        Job, JobError, Leave, Limits, Narrow, Stopped, Tally, Watch, orphans::Orphans, pace::Pace,
-        retention::Retention, walk,
+        Job, JobError, Leave, Limits, Narrow, Stopped, Tally, Watch,
+        disk::{Disk, Switch},
+        orphans::Orphans,
+        pace::Pace,
+        retention::Retention,
+        walk,
     },
-    lock::{self, Held, LockError, LockKey},
+    lock::{self, Held, LockError},
     queue::Request,
     report::{Mode, Outcome, Report, chain},
     runs::{layout, policy::Policy},
@@ -26,6 +30,8 @@ use crate::{
 /// How often a lock is asked for that a dead worker may have left.
 const LOCK_POLL: Duration = Duration::from_millis(250);
 
+/// How long a batch of files should last: the kill switch is read before each.
+const FILES_TIME: Duration = Duration::from_secs(2);
 /// How long a batch of blobs should last: nobody waits for it.
 const BLOBS_TIME: Duration = Duration::from_secs(10);
 
@@ -104,6 +110,7 @@ impl End {
 enum Task<'a> {
     Retention(&'a RetentionConfig, Policy),
     Orphans(&'a OrphansConfig),
+    Disk(&'a DiskConfig),
 }
 
 /// What an execution gathers for its report.
@@ -164,6 +171,7 @@ impl Execution<'_> {
                 Task::Retention(config, policy)
             }
             JobKind::Orphans(config) => Task::Orphans(config),
+            JobKind::Disk(config) => Task::Disk(config),
         };
         match self.ask.request.mode {
             Mode::DryRun => {
@@ -179,7 +187,7 @@ impl Execution<'_> {
         if self.ask.request.mode == Mode::DryRun {
             return Ok(None);
         }
-        if !self.job.enabled {
+        if !self.job.enabled || self.job.kind.is_of_host() && !is_on(self.janitor.config(), &self.job.name) {
             return Ok(Some("the job is not enabled"));
         }
         Ok(self.janitor.ledger().is_paused(&self.job.name).await?.then_some("the job is paused"))
@@ -188,7 +196,7 @@ impl Execution<'_> {
     async fn under_lock(&mut self, task: Task<'_>) -> End {
         let ttl = self.janitor.config().worker.lock_ttl;
         let lock = Arc::clone(self.janitor.lock());
-        let key = LockKey::job(&self.job.name);
+        let key = self.janitor.lock_key(self.job);
         // The lock of a worker that died may outlive its delivery, but not by more than its ttl.
         let patience = if self.ask.attempt > 1 { ttl + Duration::from_secs(1) } else { Duration::ZERO };
         loop {
@@ -221,6 +229,7 @@ impl Execution<'_> {
         match task {
             Task::Retention(config, policy) => self.sweep_runs(config, policy, leave).await,
             Task::Orphans(config) => self.sweep_blobs(config, leave).await,
+            Task::Disk(config) => self.sweep_disk(config, leave).await,
         }
     }
 
@@ -264,6 +273,19 @@ impl Execution<'_> {
         swept
     }
 
+    async fn sweep_disk(&mut self, config: &DiskConfig, leave: Leave<'_>) -> Result<Stopped, JobError> {
+        let (read, name) = (self.janitor.config().clone(), self.job.name.clone());
+        let switch: Switch = Arc::new(move || is_on(&read, &name));
+        let mut job = Disk::new(config.clone(), self.started_at, self.ask.narrow, switch);
+        let limits = Limits {
+            pace: Pace::new(Disk::batch_max(config), FILES_TIME, Duration::ZERO),
+            pause: Duration::ZERO,
+            items: None,
+            time: config.time_limit,
+        };
+        self.walk(&mut job, leave, limits).await
+    }
+
     /// Walks until the end, a limit, a signal or a pause.
     async fn walk<J: Job>(&mut self, job: &mut J, leave: Leave<'_>, limits: Limits) -> Result<Stopped, JobError> {
         let stop = self.ask.stop.child_token();
@@ -287,6 +309,7 @@ impl Execution<'_> {
             Ok(Stopped::ByTime) => End::new(Outcome::Limited, "time_limit reached", Next::Settle),
             Ok(Stopped::BySignal) if self.is_paused => End::new(Outcome::Limited, "paused on the way", Next::Settle),
             Ok(Stopped::BySignal) => End::new(Outcome::Limited, "asked to stop", Next::HandBack),
+            Err(error @ JobError::Off) => End::new(Outcome::Limited, chain(&error), Next::Settle),
             Err(JobError::Refused(why)) => End::new(Outcome::Refused, why, again),
             Err(JobError::Lock(error @ LockError::Lost(_))) => End::new(Outcome::Failed, chain(&error), Next::Settle),
             Err(error) => End::new(Outcome::Failed, chain(&error), again),
@@ -312,6 +335,18 @@ impl Execution<'_> {
             batches,
             failures,
             ..Report::new(&self.job.name, self.job.kind.as_str(), request.mode, outcome, self.started_at)
+        }
+    }
+}
+
+/// Whether the file has the job as enabled now. One that cannot be read has not said so.
+fn is_on(config: &Config, job: &str) -> bool {
+    let Some(path) = &config.path else { return config.jobs.get(job).is_some_and(|job| job.enabled) };
+    match Config::load(path) {
+        Ok(now) => now.jobs.get(job).is_some_and(|job| job.enabled),
+        Err(error) => {
+            tracing::warn!(job, %error, "the configuration cannot be read again: the job counts as switched off");
+            false
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     execute::Ask,
     jobs::Narrow,
     ledger::{Ledger, LedgerError},
-    lock::Lock,
+    lock::{Lock, LockKey},
     metrics::Metrics,
     queue::{Enqueued, Queue, QueueError, Request},
     report::{Mode, Report},
@@ -147,6 +147,16 @@ impl Janitor {
     pub fn job(&self, job: &str) -> Result<&JobConfig, UnknownJob> {
         let jobs = &self.config().jobs;
         jobs.get(job).ok_or_else(|| UnknownJob::new(job, jobs.keys().map(String::as_str)))
+    }
+
+    /// The lock of a job: its own, or, where it belongs to a host, its own on this host.
+    #[must_use]
+    pub fn lock_key(&self, job: &JobConfig) -> LockKey {
+        if job.kind.is_of_host() {
+            LockKey::of_host(&job.name, &self.config().worker.host)
+        } else {
+            LockKey::job(&job.name)
+        }
     }
 
     /// Opens the store of a retention job.

@@ -1,5 +1,6 @@
 //! `janitor check`: validates the configuration, connects to what it names, and warns.
 
+mod disk;
 mod due;
 mod redis;
 
@@ -82,6 +83,7 @@ async fn about_job(janitor: &Janitor, job: &JobConfig) -> Result<Findings, Strin
     let retention = match &job.kind {
         JobKind::Retention(retention) => retention,
         JobKind::Orphans(orphans) => return about_blobs(&orphans.blobs).await.map_err(|error| chain(&error)),
+        JobKind::Disk(disk) => return disk::check(disk).map_err(|error| chain(&error)),
     };
     let store = runs::open(retention).await.map_err(|error| chain(&error))?;
     let mut findings = store.check().await.map_err(|error| chain(&error))?;
@@ -108,7 +110,7 @@ async fn about_unswept(config: &Config) -> Vec<Finding> {
     let is_swept = |store: &BlobsConfig| {
         config.jobs.values().any(|job| match &job.kind {
             JobKind::Orphans(orphans) => orphans.blobs.name == store.name,
-            JobKind::Retention(_) => false,
+            JobKind::Retention(_) | JobKind::Disk(_) => false,
         })
     };
     let mut findings = Vec::new();

@@ -36,6 +36,7 @@ fn target(job: &JobConfig) -> String {
     match &job.kind {
         JobKind::Retention(retention) => retention.store.to_string(),
         JobKind::Orphans(orphans) => orphans.blobs.objects.to_string(),
+        JobKind::Disk(disk) => disk.root.display().to_string(),
     }
 }
 

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use apalis_janitor::{
     Janitor,
     config::JobConfig,
-    lock::LockKey,
     queue::Dead,
     report::{Mode, Outcome, Report},
 };
@@ -98,7 +97,7 @@ async fn status(janitor: &Janitor, job: &JobConfig, dead: u64) -> Result<Status,
     let paused = ledger.is_paused(name).await.map_err(|error| fail(&error))?;
     let reports = ledger.reports(name, LOOK_BACK).await.map_err(|error| fail(&error))?;
     let last_success = ledger.last_success(name).await.map_err(|error| fail(&error))?;
-    let locked = janitor.lock().held_for(&LockKey::job(name)).await.map_err(|error| fail(&error))?.is_some();
+    let locked = janitor.lock().held_for(&janitor.lock_key(job)).await.map_err(|error| fail(&error))?.is_some();
     let mut problems = Vec::new();
     if job.enabled && !paused && job.timing.is_some() {
         let now = janitor.clock().now();

@@ -1,6 +1,5 @@
 //! `janitor unlock`: takes a job's lock from whoever holds it.
 
-use apalis_janitor::lock::LockKey;
 use serde_json::json;
 
 use crate::app::{self, App, Fail, Reply};
@@ -19,9 +18,10 @@ pub struct Args {
 /// Unlocks.
 pub async fn run(app: &App, args: &Args) -> Reply {
     let config = app.config()?;
-    let job = app::job(&config, &args.job)?.name.clone();
+    let job = app::job(&config, &args.job)?.clone();
     let janitor = crate::wire::connect(config).await?;
-    let was_held = janitor.lock().unlock(&LockKey::job(&job)).await.map_err(|error| Fail::of(&error))?;
+    let was_held = janitor.lock().unlock(&janitor.lock_key(&job)).await.map_err(|error| Fail::of(&error))?;
+    let job = job.name;
     if app.out.is_json() {
         app.out.json(&json!({"job": job, "was_held": was_held}))?;
     } else {

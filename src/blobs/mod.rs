@@ -28,6 +28,7 @@ pub mod catalog;
 pub mod conformance;
 mod digest;
 pub mod objects;
+pub mod remote;
 mod spool;
 pub mod store;
 
@@ -41,6 +42,7 @@ use chrono::{DateTime, Utc};
 pub use catalog::Catalog;
 pub use digest::{BlobId, Digest, Key};
 pub use objects::Objects;
+pub use remote::Remote;
 pub use store::BlobStore;
 
 /// A writer that was not heard of for this long has died, whatever the grace.

@@ -6,7 +6,7 @@ use chrono_tz::{TZ_VARIANTS, Tz};
 
 use super::{
     BatchSize, BlobsConfig, CatchUp, JobConfig, JobKind, Keep, RetentionConfig, RetentionDays, Rule, Schedule,
-    StoreUrl, Timing,
+    StoreUrl, Timing, disk,
     orphans::{self, Known},
     reader::{Found, Section},
     scalar::{Scalar, duration, flag, text, whole},
@@ -22,7 +22,7 @@ const RULES_MAX: usize = 1_000;
 const RULES_RULE: &str = "must be a list of tables, such as [{ workflow = \"order_*\", retention_days = 90 }]";
 
 /// The words that `kind` may be.
-const KINDS: [&str; 2] = ["retention", "orphans"];
+const KINDS: [&str; 3] = ["retention", "orphans", "disk"];
 
 /// Reads the jobs by name.
 pub(super) fn read_all(
@@ -30,10 +30,15 @@ pub(super) fn read_all(
     blobs: &BTreeMap<String, Option<BlobsConfig>>,
 ) -> BTreeMap<String, JobConfig> {
     // A job of kind `orphans` may name another: the others come first.
-    let (orphans, others): (Vec<_>, Vec<_>) = section.sections().into_iter().partition(|(_, job)| is_orphans(job));
+    let (orphans, others): (Vec<_>, Vec<_>) =
+        section.sections().into_iter().partition(|(_, job)| is_of_kind(job, "orphans"));
     let named = others.iter().map(|(title, _)| *title).collect();
     let read_others = |(title, job): (&str, Section<'_>)| {
-        read(title, job, |job| retention(job).map(|own| JobKind::Retention(Box::new(own))))
+        let is_disk = is_of_kind(&job, "disk");
+        read(title, job, |job| match is_disk {
+            true => disk::job(job).map(|own| JobKind::Disk(Box::new(own))),
+            false => retention(job).map(|own| JobKind::Retention(Box::new(own))),
+        })
     };
     let others: BTreeMap<_, _> = others.into_iter().filter_map(read_others).collect();
     let known = Known { blobs, named, others: &others };
@@ -44,8 +49,8 @@ pub(super) fn read_all(
     others.into_iter().chain(orphans).collect()
 }
 
-fn is_orphans(section: &Section<'_>) -> bool {
-    matches!(section.find("kind"), Found::Given(item) if item.scalar.text() == Some("orphans"))
+fn is_of_kind(section: &Section<'_>, kind: &str) -> bool {
+    matches!(section.find("kind"), Found::Given(item) if item.scalar.text() == Some(kind))
 }
 
 /// Reads a job with its name; none where something in it is too wrong to go on.
@@ -70,9 +75,9 @@ fn read(
 
 fn kind(word: &str) -> Result<(), String> {
     match word {
-        "retention" | "orphans" => Ok(()),
-        "disk" | "volumes" => Err("this version has jobs of the kinds \"retention\" and \"orphans\" only".to_owned()),
-        other => Err(format!("must be \"retention\" or \"orphans\"{}", did_you_mean(other, KINDS))),
+        "retention" | "orphans" | "disk" => Ok(()),
+        "volumes" => Err("this version has jobs of the kinds \"retention\", \"orphans\" and \"disk\" only".to_owned()),
+        other => Err(format!("must be \"retention\", \"orphans\" or \"disk\"{}", did_you_mean(other, KINDS))),
     }
 }
 

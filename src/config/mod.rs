@@ -4,6 +4,7 @@
 //! [`Config::load`] from `janitor.toml`, where unknown keys are errors and all errors are reported at once.
 
 mod cassandra;
+mod disk;
 mod errors;
 mod expand;
 mod job;
@@ -138,6 +139,8 @@ pub enum JobKind {
     Retention(Box<RetentionConfig>),
     /// `kind = "orphans"`.
     Orphans(Box<OrphansConfig>),
+    /// `kind = "disk"`: it belongs to a host.
+    Disk(Box<DiskConfig>),
 }
 
 impl JobKind {
@@ -147,6 +150,16 @@ impl JobKind {
         match self {
             Self::Retention(_) => "retention",
             Self::Orphans(_) => "orphans",
+            Self::Disk(_) => "disk",
+        }
+    }
+
+    /// Whether the job runs on each host whose file has it, by that host's own queue and lock.
+    #[must_use]
+    pub const fn is_of_host(&self) -> bool {
+        match self {
+            Self::Retention(_) | Self::Orphans(_) => false,
+            Self::Disk(_) => true,
         }
     }
 }
@@ -181,6 +194,92 @@ pub struct OrphansConfig {
     pub rate_limit: Option<NonZeroU64>,
     /// How long one execution lasts at most; default 1 h.
     pub time_limit: Duration,
+}
+
+/// A job of kind `disk`.
+#[derive(Clone, Debug)]
+pub struct DiskConfig {
+    /// The folder that it looks after; nothing outside it changes.
+    pub root: PathBuf,
+    /// The logs that grow for ever; default none.
+    pub event_logs: Vec<EventLogConfig>,
+    /// What may go by age; none: no media.
+    pub media: Option<MediaConfig>,
+    /// When media goes before its age; none: never.
+    pub pressure: Option<PressureConfig>,
+    /// Where media is kept for good; none: nowhere, so media goes under pressure only.
+    pub remote: Option<RemoteConfig>,
+    /// The JSON files that refer to media; default none.
+    pub references: Vec<ReferencesConfig>,
+    /// What is never deleted nor rotated, by path below the root or by name; default nothing.
+    pub protect: Vec<glob::Pattern>,
+    /// How long a worker waits after its start before it runs the job by itself; default 60 s.
+    pub initial_delay: Duration,
+    /// The most files that are deleted in a second; none: no limit.
+    pub rate_limit: Option<NonZeroU64>,
+    /// How long one execution lasts at most; default 1 h.
+    pub time_limit: Duration,
+}
+
+/// One of a job's `event_logs`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventLogConfig {
+    /// The file, below the root.
+    pub path: PathBuf,
+    /// Above this many bytes it is rotated.
+    pub max_size: u64,
+    /// How many of its last lines stay in it; default 10,000.
+    pub keep_lines: u64,
+    /// How many old files stay beside it; default 0: none.
+    pub generations: u32,
+}
+
+/// A job's `media`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MediaConfig {
+    /// The folders that are swept, below the root.
+    pub paths: Vec<PathBuf>,
+    /// How old a file becomes where a remote has it; default 7 d.
+    pub max_age: Duration,
+    /// How old it becomes under pressure; default 1 d.
+    pub pressure_age: Duration,
+}
+
+/// A job's `pressure`, as shares of the file system that are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PressureConfig {
+    /// Above this share files go,
+    pub high: Share,
+    /// until this one is reached.
+    pub low: Share,
+}
+
+/// A job's `remote`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteConfig {
+    /// Where the objects are.
+    pub objects: ObjectsUrl,
+    /// What proves that an object is the file; default its size.
+    pub verify: Verify,
+}
+
+/// What proves that a remote object is a local file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verify {
+    /// It is as long.
+    #[default]
+    Size,
+    /// It is as long, and has the same hash.
+    Hash,
+}
+
+/// One of a job's `references`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReferencesConfig {
+    /// The JSON file, below the root.
+    pub path: PathBuf,
+    /// The fields that refer to media, at any depth.
+    pub fields: Vec<String>,
 }
 
 /// A job of kind `retention`.

@@ -2,6 +2,8 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
+use super::scalar::Scalar;
+
 /// How many whole days an ended run stays: 1 to 36,500.
 ///
 /// ```
@@ -83,6 +85,12 @@ impl Share {
         percent.map(Self).ok_or_else(|| "must be a share from \"0%\" to \"100%\", in whole percent".to_owned())
     }
 
+    /// The number before the `%`.
+    #[must_use]
+    pub const fn percent(self) -> u8 {
+        self.0
+    }
+
     /// Whether `part` is more than this share of `whole`.
     #[must_use]
     pub const fn is_exceeded(self, part: u64, whole: u64) -> bool {
@@ -124,6 +132,33 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         _ => return Err(refused()),
     };
     number.checked_mul(millis).map(Duration::from_millis).ok_or_else(refused)
+}
+
+const SIZE_RULE: &str =
+    "must be a whole number of bytes, or one with a unit (kB, MB, GB, TB, KiB, MiB, GiB, TiB), such as \"50MB\"";
+
+/// Reads `1048576`, `50MB` or `50MiB`, in bytes; the error is the rule that it breaks.
+pub(super) fn size(scalar: &Scalar) -> Result<u64, String> {
+    let refused = || SIZE_RULE.to_owned();
+    if let Some(bytes) = scalar.whole() {
+        return u64::try_from(bytes).map_err(|_| refused());
+    }
+    let text = scalar.text().ok_or_else(refused)?.trim();
+    let digits_end = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(refused)?;
+    let number: u64 = text[..digits_end].parse().map_err(|_| refused())?;
+    let unit: u64 = match text[digits_end..].trim_start() {
+        "B" => 1,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return Err(refused()),
+    };
+    number.checked_mul(unit).filter(|bytes| i64::try_from(*bytes).is_ok()).ok_or_else(refused)
 }
 
 /// A duration as it would be written, in the largest unit that leaves no rest.

@@ -1,5 +1,6 @@
 //! Jobs: fetch a page, decide, act, until everything is seen or a limit comes first.
 
+pub mod disk;
 pub mod families;
 pub mod orphans;
 pub mod pace;
@@ -61,6 +62,12 @@ pub enum JobError {
     /// A blob store did not do it.
     #[error(transparent)]
     Blobs(BlobError),
+    /// The folder of this host cannot be worked in.
+    #[error(transparent)]
+    Disk(Box<crate::host::RootError>),
+    /// The job was switched off on the way.
+    #[error("switched off on the way")]
+    Off,
     /// The lock was lost.
     #[error(transparent)]
     Lock(#[from] LockError),

@@ -19,10 +19,12 @@ const OVERRUN: u32 = 4;
 /// use apalis_janitor::jobs::pace::Pace;
 /// let mut pace = Pace::new(1_000, Duration::from_millis(250), Duration::from_millis(100));
 /// assert_eq!(pace.size(), 100);
-/// pace.lasted(100, Duration::from_millis(10));
+/// pace.lasted(100, Duration::from_millis(50));
 /// assert_eq!(pace.size(), 200); // at most doubled
 /// pace.timed_out();
 /// assert_eq!(pace.size(), 100);
+/// pace.lasted(100, Duration::from_millis(10));
+/// assert_eq!(pace.size(), 400); // there is time for 2500
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
@@ -47,14 +49,16 @@ impl Pace {
         self.size
     }
 
-    /// A batch of `count` lasted `took`. Short batches tell nothing of larger ones, so growth is a doubling at most.
+    /// A batch of `count` lasted `took`. Short batches tell little of larger ones, so growth is a doubling at most, and two
+    /// where there is time for three.
     pub fn lasted(&mut self, count: usize, took: Duration) {
         #[expect(clippy::cast_precision_loss, reason = "a batch has a million at most")]
         let fit = count as f64 * self.time.as_secs_f64() / took.as_secs_f64().max(1e-6);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast of a float saturates")]
         let fit = fit as usize;
         if count >= self.size || fit < self.size {
-            self.size = fit.clamp((self.size / 2).max(1), self.size.saturating_mul(2)).min(self.max).max(1);
+            let growth = if fit / 8 >= self.size { 4 } else { 2 };
+            self.size = fit.clamp((self.size / 2).max(1), self.size.saturating_mul(growth)).min(self.max).max(1);
         }
     }
 

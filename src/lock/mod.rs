@@ -40,6 +40,12 @@ impl LockKey {
         Self(name.to_owned())
     }
 
+    /// The lock of a job that runs once on each host.
+    #[must_use]
+    pub fn of_host(job: &str, host: &str) -> Self {
+        Self(format!("{job}@{host}"))
+    }
+
     /// The text of the key, without the namespace.
     #[must_use]
     pub fn as_str(&self) -> &str {

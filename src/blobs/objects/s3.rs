@@ -4,6 +4,7 @@ mod credentials;
 mod errors;
 
 use std::{
+    fs::File,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -154,26 +155,30 @@ impl S3 {
         Ok(page.result.objects.into_iter().next())
     }
 
-    async fn put_whole(&self, spooled: &Spooled, to: &Place) -> Result<(), Error> {
-        let bytes = read_at(spooled, 0, spooled.size).await?;
-        self.bulk.put_opts(to, bytes, PutMode::Create.into()).await.map(drop)
+    async fn put_whole(&self, file: &File, size: u64, to: &Place, mode: PutMode) -> Result<(), Error> {
+        let bytes = read_at(file, 0, size).await?;
+        self.bulk.put_opts(to, bytes, mode.into()).await.map(drop)
     }
 
     /// Parts have no create-only: the key is asked for first, and nobody else has it.
-    async fn put_parts(&self, spooled: &Spooled, to: &Place) -> Result<(), Error> {
+    async fn put_new_parts(&self, spooled: &Spooled, to: &Place) -> Result<(), Error> {
         if self.size_at(to).await?.is_some() {
             return Err(Error::AlreadyExists { path: to.to_string(), source: "it has an object".into() });
         }
+        self.put_parts(spooled.file.as_file(), spooled.size, to).await
+    }
+
+    async fn put_parts(&self, file: &File, size: u64, to: &Place) -> Result<(), Error> {
         let mut upload = self.bulk.put_multipart(to).await?;
-        let part = spooled.size.div_ceil(PARTS_MAX).max(PART);
+        let part = size.div_ceil(PARTS_MAX).max(PART);
         let sent = async {
             let mut running = FuturesUnordered::new();
             let mut start = 0;
-            while start < spooled.size {
+            while start < size {
                 if running.len() == PARTS_AT_ONCE {
                     running.try_next().await?;
                 }
-                let bytes = read_at(spooled, start, part.min(spooled.size - start)).await?;
+                let bytes = read_at(file, start, part.min(size - start)).await?;
                 running.push(upload.put_part(bytes));
                 start += part;
             }
@@ -190,6 +195,35 @@ impl S3 {
 
     async fn size_at(&self, place: &Place) -> Result<Option<u64>, Error> {
         Ok(unless_absent(self.quick.head(place).await)?.map(|found| found.size))
+    }
+
+    /// How long the object under a key of the user's own is.
+    pub(in crate::blobs) async fn size_of(&self, key: &str) -> Result<Option<u64>, BlobError> {
+        self.size_at(&self.place(key)).await.map_err(|error| self.failed("look for", &error))
+    }
+
+    /// The bytes under a key of the user's own.
+    pub(in crate::blobs) async fn read_of(&self, key: &str) -> Result<Option<Bytes>, BlobError> {
+        self.bytes_at(&self.place(key)).await
+    }
+
+    /// Puts a file under a key of the user's own, over what is there.
+    pub(in crate::blobs) async fn put_file(&self, key: &str, file: File, size: u64) -> Result<(), BlobError> {
+        let place = self.place(key);
+        let stored = if size > WHOLE_MAX {
+            self.put_parts(&file, size, &place).await
+        } else {
+            self.put_whole(&file, size, &place, PutMode::Overwrite).await
+        };
+        stored.map_err(|error| self.failed("store", &error))
+    }
+
+    async fn bytes_at(&self, place: &Place) -> Result<Option<Bytes>, BlobError> {
+        let found = unless_absent(self.bulk.get(place).await);
+        let Some(found) = found.map_err(|error| self.failed("read", &error))? else { return Ok(None) };
+        let name = self.name.clone();
+        let pieces = found.into_stream();
+        Ok(Some(pieces.map_err(move |error| BlobError::unavailable(&name, "read", shown(&error))).boxed()))
     }
 
     /// Deletes up to a page of keys, with one request where that goes well.
@@ -287,9 +321,9 @@ impl Objects for S3 {
     async fn upload(&self, spooled: &Spooled, key: &Key) -> Result<(), BlobError> {
         let place = self.place(&key.path());
         let stored = if spooled.size > WHOLE_MAX {
-            self.put_parts(spooled, &place).await
+            self.put_new_parts(spooled, &place).await
         } else {
-            self.put_whole(spooled, &place).await
+            self.put_whole(spooled.file.as_file(), spooled.size, &place, PutMode::Create).await
         };
         let failed = |error: Error| match error {
             Error::AlreadyExists { .. } => {
@@ -309,11 +343,7 @@ impl Objects for S3 {
     }
 
     async fn read(&self, key: &Key) -> Result<Option<Bytes>, BlobError> {
-        let found = unless_absent(self.bulk.get(&self.place(&key.path())).await);
-        let Some(found) = found.map_err(|error| self.failed("read", &error))? else { return Ok(None) };
-        let name = self.name.clone();
-        let pieces = found.into_stream();
-        Ok(Some(pieces.map_err(move |error| BlobError::unavailable(&name, "read", shown(&error))).boxed()))
+        self.bytes_at(&self.place(&key.path())).await
     }
 
     async fn size(&self, key: &Key) -> Result<Option<u64>, BlobError> {
@@ -355,10 +385,10 @@ fn retries() -> RetryConfig {
     RetryConfig { backoff, max_retries: RETRIES_MAX, retry_timeout: RETRY_MAX }
 }
 
-/// A part of the spooled bytes. It does not move the file's cursor: an upload may have to begin again.
-async fn read_at(spooled: &Spooled, start: u64, len: u64) -> Result<PutPayload, Error> {
+/// A part of a file. It does not move the file's cursor: an upload may have to begin again.
+async fn read_at(file: &File, start: u64, len: u64) -> Result<PutPayload, Error> {
     let failed = |error: std::io::Error| Error::Generic { store: "spool", source: error.into() };
-    let file = spooled.file.as_file().try_clone().map_err(failed)?;
+    let file = file.try_clone().map_err(failed)?;
     let len = usize::try_from(len).expect("a part fits into memory");
     let read = blocking(move || {
         let mut bytes = vec![0; len];
