@@ -15,6 +15,7 @@ use crate::{
     Janitor,
     beat::plan::{Due, Planner},
     clock::Clock,
+    config::{JobConfig, JobKind},
     queue::{Request, Ticked},
     report::{Mode, chain},
 };
@@ -28,19 +29,40 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// A clock that moved this much further than the beat slept has leapt.
 const LEAP: TimeDelta = TimeDelta::minutes(1);
 
-/// Enqueues the ticks of all enabled jobs that have a schedule, until `stop` is cancelled.
+/// Enqueues the ticks of all enabled jobs that have a schedule, until `stop` is cancelled. Those of the jobs that belong to
+/// a host are left to that host's worker.
 ///
 /// It outlives every error of the queue: it says so in the log and tries again, with longer and longer pauses.
 pub async fn run_beat(janitor: Janitor, stop: CancellationToken) {
+    beat(&janitor, |job| !job.kind.is_of_host(), stop).await;
+}
+
+/// Enqueues the ticks of this host's own jobs on the queue of `janitor`, each from its `initial_delay` on.
+pub(crate) async fn run_host_beat(janitor: Janitor, stop: CancellationToken) {
+    let own = janitor.config().jobs.values().filter_map(|job| match &job.kind {
+        JobKind::Disk(disk) => Some((job.name.clone(), disk.initial_delay)),
+        JobKind::Retention(_) | JobKind::Orphans(_) => None,
+    });
+    let beats = own.map(|(name, delay)| {
+        let (janitor, stop) = (&janitor, stop.clone());
+        async move {
+            tokio::select! { () = tokio::time::sleep(delay) => {} () = stop.cancelled() => return }
+            beat(janitor, |job| job.name == name, stop).await;
+        }
+    });
+    futures::future::join_all(beats).await;
+}
+
+async fn beat(janitor: &Janitor, is_ours: impl Fn(&JobConfig) -> bool, stop: CancellationToken) {
     let clock = janitor.clock().clone();
-    let enabled = janitor.config().jobs.values().filter(|job| job.enabled);
+    let enabled = janitor.config().jobs.values().filter(|job| job.enabled && is_ours(job));
     let timed = enabled.filter_map(|job| Some((job.name.clone(), job.timing.clone()?)));
     let mut planner = Planner::new(timed, clock.now());
     tracing::info!(jobs = planner.len(), "beat started");
     let mut pause = PAUSE_MIN;
     loop {
         // Each step is one step of the queue's store: cut short, nothing is half done.
-        let ended = tokio::select! { ended = round(&janitor, &mut planner, clock.now()) => ended, () = stop.cancelled() => break };
+        let ended = tokio::select! { ended = round(janitor, &mut planner, clock.now()) => ended, () = stop.cancelled() => break };
         let sleep = match ended {
             Ok(true) => {
                 pause = PAUSE_MIN;

@@ -149,6 +149,20 @@ impl Janitor {
         jobs.get(job).ok_or_else(|| UnknownJob::new(job, jobs.keys().map(String::as_str)))
     }
 
+    /// The same janitor over the queue of a host's own jobs; `None` where all jobs have one queue.
+    #[must_use]
+    pub fn of_host(&self, host: &str) -> Option<Self> {
+        let queue = self.queue().of_host(host)?;
+        Some(Self(Arc::new(Parts { queue, ..Parts::clone(&self.0) })))
+    }
+
+    /// The janitor over the queue that requests for `job` go to: this host's own where the job belongs to a host.
+    #[must_use]
+    pub fn for_job(&self, job: &JobConfig) -> Self {
+        let own = if job.kind.is_of_host() { self.of_host(&self.config().worker.host) } else { None };
+        own.unwrap_or_else(|| self.clone())
+    }
+
     /// The lock of a job: its own, or, where it belongs to a host, its own on this host.
     #[must_use]
     pub fn lock_key(&self, job: &JobConfig) -> LockKey {
@@ -188,8 +202,9 @@ impl Janitor {
         Ok(report)
     }
 
-    /// Puts a request for `job` on the queue.
+    /// Puts a request for `job` on the queue: on this host's own where the job belongs to a host.
     pub async fn enqueue(&self, job: &str, mode: Mode) -> Result<Enqueued, QueueError> {
-        self.queue().enqueue(&Request { job: job.to_owned(), mode, tick: None }, None).await
+        let to = self.config().jobs.get(job).map_or_else(|| self.clone(), |job| self.for_job(job));
+        to.queue().enqueue(&Request { job: job.to_owned(), mode, tick: None }, None).await
     }
 }

@@ -15,6 +15,7 @@ use tower::Service;
 
 use crate::{
     Ask, Ended, Janitor, Next,
+    beat::run_host_beat,
     config::JobKind,
     jobs::Narrow,
     queue::{
@@ -97,7 +98,9 @@ async fn run(janitor: &Janitor, request: &Request, attempt: u32, worker: &Worker
 /// Whether the request's tick is older than the job's last one.
 async fn is_superseded(janitor: &Janitor, request: &Request) -> bool {
     let Some(tick) = request.tick else { return false };
-    match janitor.queue().last_tick(&request.job).await {
+    let job = janitor.config().jobs.get(&request.job);
+    let asked = job.map_or_else(|| janitor.clone(), |job| janitor.for_job(job));
+    match asked.queue().last_tick(&request.job).await {
         Ok(last) => last.is_some_and(|last| tick < last),
         Err(error) => {
             // Running once more than needed does no harm.
@@ -162,9 +165,38 @@ impl Janitor {
 /// Runs a worker until `stop`, and then gracefully: it takes no more, jobs end with the batch in hand within
 /// `worker.drain`, and what is unfinished is handed back.
 ///
+/// Where this host has jobs of its own it ticks them, and takes them from the host's own queue, too.
+///
 /// # Errors
 /// Where the worker ended by itself, which nothing that a store does can bring about.
 pub async fn run_worker(janitor: Janitor, name: &str, stop: CancellationToken) -> Result<(), WorkerError> {
+    let has_own = janitor.config().jobs.values().any(|job| job.kind.is_of_host());
+    let of_host = if has_own { janitor.of_host(&janitor.config().worker.host) } else { None };
+    let all = stop.child_token();
+    let own = async {
+        if has_own {
+            run_host_beat(of_host.clone().unwrap_or_else(|| janitor.clone()), all.clone()).await;
+        }
+        Ok(())
+    };
+    let of_host = async {
+        match &of_host {
+            // Two workers of one name would be one consumer to whoever reads the log.
+            Some(of_host) => take(of_host.clone(), &format!("{name}@host"), all.clone()).await,
+            None => Ok(()),
+        }
+    };
+    let taken = async {
+        let ended = take(janitor.clone(), name, all.clone()).await;
+        all.cancel();
+        ended
+    };
+    let (taken, of_host, own) = tokio::join!(taken, of_host, own);
+    taken.and(of_host).and(own)
+}
+
+/// Takes from one queue.
+async fn take(janitor: Janitor, name: &str, stop: CancellationToken) -> Result<(), WorkerError> {
     let drain = janitor.config().worker.drain;
     let context = WorkerContext::new(name);
     let backend = janitor.backend();

@@ -1,9 +1,12 @@
 //! `janitor dead`: requests that were given up.
 
-use apalis_janitor::queue::Dead;
+use apalis_janitor::{Janitor, queue::Dead};
 use serde_json::json;
 
-use crate::app::{App, Fail, Reply};
+use crate::{
+    app::{App, Fail, Reply},
+    wire,
+};
 
 /// List, retry or drop requests that were given up after `max_deliveries`, or that could not be read
 #[derive(clap::Args, Debug)]
@@ -39,10 +42,17 @@ enum Action {
 /// Does one of the three.
 pub async fn run(app: &App, args: &Args) -> Reply {
     let janitor = app.janitor().await?;
-    let queue = janitor.queue();
+    // This host's own requests are on a queue of their own.
+    let queues: Vec<_> = std::iter::once(janitor.clone()).chain(wire::of_host(&janitor)).collect();
+    let queues = queues.iter().map(Janitor::queue);
     match &args.action {
         Action::Ls { limit } => {
-            let dead = queue.dead(usize::from(*limit)).await.map_err(|error| Fail::of(&error))?;
+            let mut dead = Vec::new();
+            for queue in queues {
+                dead.append(&mut queue.dead(usize::from(*limit)).await.map_err(|error| Fail::of(&error))?);
+            }
+            dead.sort_by_key(|dead| std::cmp::Reverse(dead.at));
+            dead.truncate(usize::from(*limit));
             if app.out.is_json() {
                 app.out.json(&dead)?;
             } else {
@@ -52,11 +62,17 @@ pub async fn run(app: &App, args: &Args) -> Reply {
             Ok(0)
         }
         Action::Retry { id } => {
-            let found = queue.dead_retry(id).await.map_err(|error| Fail::of(&error))?;
+            let mut found = false;
+            for queue in queues {
+                found = found || queue.dead_retry(id).await.map_err(|error| Fail::of(&error))?;
+            }
             settled(app, id, found, "retried")
         }
         Action::Drop { id } => {
-            let found = queue.dead_drop(id).await.map_err(|error| Fail::of(&error))?;
+            let mut found = false;
+            for queue in queues {
+                found = found || queue.dead_drop(id).await.map_err(|error| Fail::of(&error))?;
+            }
             settled(app, id, found, "dropped")
         }
     }

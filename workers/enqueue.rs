@@ -29,6 +29,9 @@ pub struct Args {
     /// Ask for a plan only: nothing is deleted
     #[arg(long)]
     dry_run: bool,
+    /// The host whose worker shall run it (jobs of kind disk); this one where it is not given
+    #[arg(long, value_name = "HOST", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    host: Option<String>,
     /// Merge only with a waiting request of the same key
     #[arg(long, value_name = "KEY", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     key: Option<String>,
@@ -40,8 +43,24 @@ pub struct Args {
 /// Enqueues.
 pub async fn run(app: &App, args: &Args) -> Reply {
     let config = app.config()?;
-    app::job(&config, &args.job)?;
+    let job = app::job(&config, &args.job)?.clone();
     let janitor = wire::connect(config).await?;
+    let janitor = match &args.host {
+        None => janitor.for_job(&job),
+        Some(_) if !job.kind.is_of_host() => {
+            let (name, kind) = (job.name, job.kind.as_str());
+            return Err(Fail::usage(format!(
+                "--host is for jobs that belong to a host, and {name:?} is of kind {kind:?}"
+            )));
+        }
+        Some(host) if *host == janitor.config().worker.host => janitor.for_job(&job),
+        Some(host) => janitor.of_host(host).ok_or_else(|| {
+            Fail::usage(format!(
+                "--host {host:?}: without [redis] there is this host alone, {:?}",
+                janitor.config().worker.host
+            ))
+        })?,
+    };
     let mode = if args.dry_run { Mode::DryRun } else { Mode::Apply };
     let request = Request { job: args.job.clone(), mode, tick: None };
     let enqueued = janitor.queue().enqueue(&request, args.key.as_deref()).await.map_err(|error| Fail::of(&error))?;

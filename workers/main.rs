@@ -6,6 +6,7 @@
 mod app;
 mod beat;
 mod blobs;
+mod cache;
 mod check;
 mod completions;
 mod dead;
@@ -67,6 +68,7 @@ enum Command {
     Unlock(unlock::Args),
     Dead(dead::Args),
     Blobs(blobs::Args),
+    Cache(cache::Args),
     Completions(completions::Args),
 }
 
@@ -116,6 +118,7 @@ impl Command {
             Self::Unlock(args) => unlock::run(app, &args).await,
             Self::Dead(args) => dead::run(app, &args).await,
             Self::Blobs(args) => blobs::run(app, args).await,
+            Self::Cache(args) => cache::run(app, &args).await,
             Self::Demo(args) => Box::pin(demo::run(app, &args)).await,
             Self::Completions(args) => completions::run(app, &args),
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use apalis_janitor::{
     Janitor,
     config::JobConfig,
-    queue::Dead,
+    queue::{Dead, Stats},
     report::{Mode, Outcome, Report},
 };
 use chrono::{DateTime, TimeDelta, Utc};
@@ -15,6 +15,7 @@ use crate::{
     app::{App, Fail, Reply},
     jobs::next_tick,
     out::{complain, instant, printable},
+    wire,
 };
 
 /// A tick that is this late, with its jitter, was missed.
@@ -53,8 +54,12 @@ struct Status {
 /// Shows the state of all jobs.
 pub async fn run(app: &App, args: &Args) -> Reply {
     let janitor = app.janitor().await?;
-    let dead = janitor.queue().dead(DEAD_MAX).await.map_err(|error| Fail::of(&error))?;
-    let stats = janitor.queue().stats().await.map_err(|error| Fail::of(&error))?;
+    let (mut dead, mut stats) = (Vec::new(), Stats::default());
+    for janitor in std::iter::once(janitor.clone()).chain(wire::of_host(&janitor)) {
+        dead.append(&mut janitor.queue().dead(DEAD_MAX).await.map_err(|error| Fail::of(&error))?);
+        let Stats { waiting, running, dead } = janitor.queue().stats().await.map_err(|error| Fail::of(&error))?;
+        stats = Stats { waiting: stats.waiting + waiting, running: stats.running + running, dead: stats.dead + dead };
+    }
     let (by_job, stray) = count(&janitor, &dead);
     let mut all = Vec::new();
     for job in janitor.config().jobs.values() {
@@ -101,7 +106,7 @@ async fn status(janitor: &Janitor, job: &JobConfig, dead: u64) -> Result<Status,
     let mut problems = Vec::new();
     if job.enabled && !paused && job.timing.is_some() {
         let now = janitor.clock().now();
-        if let Some(last) = janitor.queue().last_tick(name).await.map_err(|error| fail(&error))? {
+        if let Some(last) = janitor.for_job(job).queue().last_tick(name).await.map_err(|error| fail(&error))? {
             problems.extend(missed(job, last, now).map(|tick| format!("the tick of {} was missed", instant(tick))));
             if last - now > LATE {
                 problems.push(format!("the last tick, {}, lies ahead: nothing is enqueued before it", instant(last)));

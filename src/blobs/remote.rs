@@ -122,15 +122,13 @@ impl Remote {
         match &self.place {
             Place::Folder(folder) => {
                 let path = below(folder, key)?;
-                blocking(move || copy(file, &path)).await.map_err(|error| self.failed("store", error))
+                blocking(move || copy(file, &path)).await.map_err(|error| self.failed("store", error))?;
             }
             #[cfg(feature = "s3")]
-            Place::S3(s3) => s3.put_file(key, file, size).await,
+            Place::S3(s3) => s3.put_file(key, file, size).await?,
         }
-        .and_then(|()| {
-            tracing::debug!(remote = self.name, key, size, "stored");
-            Ok(())
-        })
+        tracing::debug!(remote = self.name, key, size, "stored");
+        Ok(())
     }
 
     async fn hash(&self, key: &str) -> Result<Option<[u8; 32]>, BlobError> {

@@ -35,9 +35,12 @@ pub(super) fn read_all(
     let named = others.iter().map(|(title, _)| *title).collect();
     let read_others = |(title, job): (&str, Section<'_>)| {
         let is_disk = is_of_kind(&job, "disk");
-        read(title, job, |job| match is_disk {
-            true => disk::job(job).map(|own| JobKind::Disk(Box::new(own))),
-            false => retention(job).map(|own| JobKind::Retention(Box::new(own))),
+        read(title, job, |job| {
+            if is_disk {
+                disk::job(job).map(|own| JobKind::Disk(Box::new(own)))
+            } else {
+                retention(job).map(|own| JobKind::Retention(Box::new(own)))
+            }
         })
     };
     let others: BTreeMap<_, _> = others.into_iter().filter_map(read_others).collect();

@@ -4,6 +4,7 @@
 
 mod audit;
 mod failures;
+mod look;
 pub mod references;
 mod root;
 pub mod rotate;
@@ -16,6 +17,7 @@ mod walk;
 
 pub use audit::{Amount, Audit, FolderAmount, LargeFile, audit, audit_of};
 pub use failures::Failures;
+pub use look::look;
 pub use root::{Root, RootError};
 pub use seen::{Kind, Modified, Seen};
 pub use space::{Held, HeldFile, Space};

@@ -4,6 +4,7 @@
 //! that the room they give back is there before media is looked at. Then go leaked temporaries, media that a remote is
 //! proven to have, and, while the disk is too full, more of the media: the oldest first.
 
+pub mod cache;
 mod gone;
 mod logs;
 mod media;

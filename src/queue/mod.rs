@@ -223,4 +223,7 @@ pub trait Queue: Send + Sync + Debug {
 
     /// The same queue over connections that share nothing with this one's, for a runtime of its own.
     fn again(&self) -> std::sync::Arc<dyn Queue>;
+
+    /// The queue of one host's own jobs, in the same store; `None` where there is one host, and one queue for all.
+    fn of_host(&self, host: &str) -> Option<std::sync::Arc<dyn Queue>>;
 }

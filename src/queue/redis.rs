@@ -53,10 +53,14 @@ script!(STATS, "lua/stats.lua");
 
 type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// The queue `default` of a namespace. Needs Redis 6.2 or newer.
+/// The queue `default` of a namespace, or that of a host. Needs Redis 6.2 or newer.
 #[derive(Clone, Debug)]
 pub struct RedisQueue {
     link: Link,
+    /// `default`, or `host:<host>`.
+    name: String,
+    /// The hash of its jobs' last ticks.
+    ticks: String,
     options: QueueOptions,
     shared: Arc<Shared>,
 }
@@ -83,21 +87,29 @@ impl RedisQueue {
     /// The queue behind `link`; nothing connects before it is used.
     #[must_use]
     pub fn new(link: Link, options: QueueOptions) -> Self {
-        Self { link, options, shared: Arc::default() }
+        let ticks = link.key("ticks");
+        Self { link, name: "default".to_owned(), ticks, options, shared: Arc::default() }
+    }
+
+    /// The queue of a host, behind the same link.
+    #[must_use]
+    pub fn at_host(&self, host: &str) -> Self {
+        let (name, ticks) = (format!("host:{host}"), self.link.key(&format!("ticks@{host}")));
+        Self { link: self.link.clone(), name, ticks, options: self.options, shared: Arc::default() }
     }
 
     fn stream(&self) -> String {
-        self.link.key("queue:default")
+        self.link.key(&format!("queue:{}", self.name))
     }
 
     fn dead_key(&self) -> String {
-        self.link.key("queue:default:dead")
+        self.link.key(&format!("queue:{}:dead", self.name))
     }
 
     /// A script with the keys and the argument that all of them begin with.
     fn script(&self, script: &'static Script) -> ScriptInvocation<'static> {
         let mut invocation = script.key(self.stream());
-        invocation.key(self.link.key("queue:default:merge")).arg(GROUP);
+        invocation.key(self.link.key(&format!("queue:{}:merge", self.name))).arg(GROUP);
         invocation
     }
 
@@ -233,7 +245,7 @@ impl Queue for RedisQueue {
     async fn tick(&self, request: &Request) -> Result<Ticked, QueueError> {
         let tick = request.tick.ok_or_else(|| QueueError::unavailable("a request without a tick is no tick"))?;
         let mut script = self.script(&TICK);
-        script.key(self.link.key("ticks"));
+        script.key(self.ticks.clone());
         script.arg(self.options.backlog_max).arg(&request.job).arg(request.mode.as_str());
         script.arg(rfc3339(tick)).arg(tick.timestamp_millis()).arg(millis(AHEAD_MAX));
         let (kind, id): (String, String) = self.call(&script).await?;
@@ -247,13 +259,13 @@ impl Queue for RedisQueue {
 
     async fn last_tick(&self, job: &str) -> Result<Option<DateTime<Utc>>, QueueError> {
         let mut connection = self.link.get().await.map_err(QueueError::unavailable)?;
-        let last = connection.hget(self.link.key("ticks"), job).await.map_err(QueueError::unavailable)?;
+        let last = connection.hget(&self.ticks, job).await.map_err(QueueError::unavailable)?;
         Option::<i64>::map(last, |last| instant(job, last)).transpose()
     }
 
     async fn start(&self, job: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, QueueError> {
         let mut script = self.script(&START);
-        script.key(self.link.key("ticks")).arg(job).arg(now.timestamp_millis());
+        script.key(self.ticks.clone()).arg(job).arg(now.timestamp_millis());
         instant(job, self.call(&script).await?)
     }
 
@@ -342,7 +354,11 @@ impl Queue for RedisQueue {
     }
 
     fn again(&self) -> Arc<dyn Queue> {
-        Arc::new(Self::new(self.link.again(), self.options))
+        Arc::new(Self { link: self.link.again(), shared: Arc::default(), ..self.clone() })
+    }
+
+    fn of_host(&self, host: &str) -> Option<Arc<dyn Queue>> {
+        Some(Arc::new(self.at_host(host)))
     }
 }
 

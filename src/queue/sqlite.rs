@@ -316,6 +316,10 @@ impl Queue for SqliteQueue {
     fn again(&self) -> Arc<dyn Queue> {
         Arc::new(Self { pool: embedded::again(&self.pool), ..self.clone() })
     }
+
+    fn of_host(&self, _: &str) -> Option<Arc<dyn Queue>> {
+        None
+    }
 }
 
 /// Puts a row of `request` on the dead list, and keeps that short.

@@ -164,3 +164,75 @@ async fn listen(role: Value) -> String {
     tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await.unwrap() });
     url
 }
+
+/// What a job of kind `disk` does of a file that is at the remote, not there, and not to be asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn media_goes_only_where_the_bucket_is_proven_to_have_it() {
+    let bucket = Bucket::make().await;
+    let ObjectsUrl::S3 { endpoint: Some(endpoint), .. } = &bucket.url else { panic!("a bucket of our own server") };
+    let job = |endpoint: &str| {
+        format!(
+            "[jobs.disk]\nkind = \"disk\"\nroot = \"data\"\nmedia = {{ paths = [\"images\"], max_age = \"1s\", pressure_age = \"1s\" }}\n\
+             remote = {{ objects = \"{}?endpoint={endpoint}\", verify = \"hash\" }}\n\
+             references = [{{ path = \"posts.json\", fields = [\"imageUrl\"] }}]\n",
+            bucket.url
+        )
+    };
+    let world = World { cli: Cli::with(&job(endpoint)), bucket: bucket.clone() };
+    let images = world.cli.path().join("data/images");
+    std::fs::create_dir_all(&images).unwrap();
+    let names = ["absent", "large", "other", "proven", "shorter"];
+    let posts: Vec<Value> = names.iter().map(|name| json!({"imageUrl": format!("/images/{name}.png")})).collect();
+    std::fs::write(world.cli.path().join("data/posts.json"), json!(posts).to_string()).unwrap();
+    let write = |name: &str, text: &[u8]| {
+        let path = images.join(format!("{name}.png"));
+        std::fs::write(&path, text).unwrap();
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        file.set_modified(std::time::SystemTime::now() - std::time::Duration::from_mins(1)).unwrap();
+    };
+    // More than one request takes.
+    let large = vec![7; 20 << 20];
+    for (name, text) in [("large", large.as_slice()), ("other", b"OTHER"), ("proven", b"proven"), ("shorter", b"short")]
+    {
+        write(name, text);
+        world.done(&format!("cache put images/{name}.png images/{name}.png"));
+        assert!(!images.join(format!("{name}.png")).exists());
+    }
+    assert_eq!(std::fs::metadata(bucket.folder.join("images/large.png")).unwrap().len(), 20 << 20);
+    for (name, text) in [
+        ("absent", b"absent".as_slice()),
+        ("large", &large),
+        ("other", b"other"),
+        ("proven", b"proven"),
+        ("shorter", b"shorter"),
+    ] {
+        write(name, text);
+    }
+    let left = || {
+        let mut left: Vec<_> = std::fs::read_dir(&images)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort_unstable();
+        left
+    };
+    // Nobody answers, and a server that fails: nothing is known, and nothing goes.
+    let refused = format!("http://127.0.0.1:{}", free_port());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let failing = format!("http://{}", listener.local_addr().unwrap());
+    let app = Router::new().fallback(async |_: Request| axum::http::StatusCode::FORBIDDEN);
+    let server = tokio::spawn(async move { axum::serve(listener, app).await });
+    for endpoint in [&refused, &failing] {
+        std::fs::write(world.cli.path().join("janitor.toml"), job(endpoint)).unwrap();
+        let (code, told) = tokio::task::block_in_place(|| world.run("run disk --json", &world.key()));
+        assert!(code == 1 && told.contains("5 could not be deleted"), "{endpoint}: {told}");
+        assert_eq!(left().len(), 5);
+    }
+    server.abort();
+    std::fs::write(world.cli.path().join("janitor.toml"), job(endpoint)).unwrap();
+    let told = world.done("run disk --json");
+    assert_eq!(left(), ["absent.png", "other.png", "shorter.png"], "{told}");
+    assert!(told.contains("\"unproven\":3"), "{told}");
+    world.done("cache get images/large.png images/back.png");
+    assert_eq!(std::fs::read(images.join("back.png")).unwrap(), large);
+}

@@ -9,7 +9,7 @@ use std::{
 /// Each room with those that it may import, all of which stand below it.
 const ROOMS: [(&str, &[&str]); 17] = [
     ("connect", &["janitor", "embedded", "queue", "lock", "ledger", "config", "link", "clock"]),
-    ("worker", &["janitor", "jobs", "queue", "ledger", "config", "report", "clock"]),
+    ("worker", &["janitor", "beat", "jobs", "queue", "ledger", "config", "report", "clock"]),
     ("beat", &["janitor", "queue", "ledger", "config", "report", "clock"]),
     // What serves the numbers; what counts them is `metrics`.
     ("metrics server", &["janitor", "metrics", "queue", "ledger", "report"]),

@@ -22,6 +22,7 @@ mod cli_s3;
 mod config;
 mod config_blobs;
 mod config_errors;
+mod disk_job;
 mod disk_references;
 mod dynamodb;
 mod e2e_embedded;

@@ -176,20 +176,21 @@ impl Disk {
         let largest = audit.largest.iter().take(NAMED_MAX);
         let largest: Vec<String> =
             largest.map(|file| format!("{} ({} bytes)", file.path, file.allocated_bytes)).collect();
-        let mut alarm = format!("{:.1} % is used, and {} is wanted", used * 100.0, marks.low);
+        let mut alarm = vec![format!("{:.1} % is used, and {} is wanted", used * 100.0, marks.low)];
         if pressure.wanted_bytes > 0 {
-            alarm.push_str("; nothing more may go");
+            alarm.push("nothing more may go".to_owned());
         }
         if let Ok(Held { count, allocated_bytes, files, .. }) = held
             && let Some(first) = files.first()
         {
-            alarm.push_str(&format!(
-                "; {count} deleted files take {allocated_bytes} bytes until they are closed, such as {} by process {}",
+            alarm.push(format!(
+                "{count} deleted files take {allocated_bytes} bytes until they are closed, such as {} by process {}",
                 shown(&first.path),
                 first.pid
             ));
         }
-        alarm.push_str(&format!("; the largest files: {}", largest.join(", ")));
+        alarm.push(format!("the largest files: {}", largest.join(", ")));
+        let alarm = alarm.join("; ");
         match leave {
             Leave::DryRun => tracing::warn!("pressure: {alarm}"),
             Leave::Apply(_) => tally.fail(PRESSURE, &Alarm(alarm)),

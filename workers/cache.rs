@@ -1,0 +1,133 @@
+//! `janitor cache`: publishes files of a host's folder to its remote, and brings them back.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use apalis_janitor::{
+    Janitor,
+    config::{Config, DiskConfig, JobConfig, JobKind},
+    jobs::disk::{
+        Switch,
+        cache::{Cache, Published},
+    },
+};
+use serde_json::json;
+
+use crate::{
+    app::{self, App, Fail, Reply},
+    wire,
+};
+
+/// Publish files of a host's folder to its remote, and bring them back (jobs of kind disk)
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Example:\n  janitor cache put images/a.png images/a.png\n  janitor cache get images/a.png images/a.png"
+)]
+pub struct Args {
+    /// The job, where more than one of kind disk is configured
+    #[arg(long, global = true, value_name = "JOB")]
+    job: Option<String>,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Action {
+    /// Upload a file, have it proven, and delete it here; without a remote it stays
+    #[command(after_help = "Example:\n  janitor cache put images/a.png images/a.png")]
+    Put {
+        /// The file, below the job's root
+        file: PathBuf,
+        /// Its key at the remote
+        key: String,
+    },
+    /// Bring a file back
+    #[command(after_help = "Example:\n  janitor cache get images/a.png images/a.png")]
+    Get {
+        /// Its key at the remote
+        key: String,
+        /// The file, below the job's root
+        file: PathBuf,
+    },
+}
+
+/// Does one of the two.
+pub async fn run(app: &App, args: &Args) -> Reply {
+    let config = app.config()?;
+    let (job, disk) = chosen(&config, args.job.as_deref())?;
+    let switch = switch(config.clone(), &job).await?;
+    let root = disk.root.clone();
+    let cache = Cache::open(disk, switch).await.map_err(|error| Fail::of(&error))?;
+    match &args.action {
+        Action::Put { file, key } => {
+            let below = below(&root, file)?;
+            let done = cache.publish(&below, key).await.map_err(|error| Fail::of(&error))?;
+            let state = match done {
+                Published::Moved => "moved",
+                Published::Copied => "copied",
+                Published::Kept => "kept",
+            };
+            let told = match done {
+                Published::Moved => "is at the remote, and no longer here",
+                Published::Copied => "is at the remote, and stays here",
+                Published::Kept => "stays here: there is no remote",
+            };
+            if app.out.is_json() {
+                app.out.json(&json!({"key": key, "state": state}))?;
+            } else {
+                app.out.say(&format!("{key}: {told}"))?;
+            }
+        }
+        Action::Get { key, file } => {
+            let below = below(&root, file)?;
+            let size = cache.fetch(key, &below).await.map_err(|error| Fail::of(&error))?;
+            if app.out.is_json() {
+                app.out.json(&json!({"key": key, "state": "fetched", "bytes": size}))?;
+            } else {
+                app.out.say(&format!("{key}: fetched, {size} bytes"))?;
+            }
+        }
+    }
+    Ok(0)
+}
+
+/// The job of kind disk that is meant.
+fn chosen(config: &Config, named: Option<&str>) -> Result<(JobConfig, DiskConfig), Fail> {
+    let of = |job: &JobConfig| match &job.kind {
+        JobKind::Disk(disk) => Some((job.clone(), DiskConfig::clone(disk))),
+        JobKind::Retention(_) | JobKind::Orphans(_) => None,
+    };
+    if let Some(name) = named {
+        let job = app::job(config, name)?;
+        return of(job)
+            .ok_or_else(|| Fail::usage(format!("{name:?} is of kind {:?}, not \"disk\"", job.kind.as_str())));
+    }
+    let mut all: Vec<_> = config.jobs.values().filter_map(of).collect();
+    match all.len() {
+        1 => Ok(all.remove(0)),
+        0 => Err(Fail::usage("no job of kind \"disk\" is configured")),
+        _ => {
+            let names: Vec<_> = all.iter().map(|(job, _)| job.name.as_str()).collect();
+            Err(Fail::usage(format!("which job? --job {}", names.join(" or --job "))))
+        }
+    }
+}
+
+/// Whether files may be deleted here: the job is enabled and not paused.
+async fn switch(config: Config, job: &JobConfig) -> Result<Switch, Fail> {
+    let janitor: Janitor = wire::connect(config).await?;
+    let is_paused = janitor.ledger().is_paused(&job.name).await.map_err(|error| Fail::of(&error))?;
+    let is_on = job.enabled && !is_paused;
+    Ok(Arc::new(move || is_on))
+}
+
+/// The path of a file below the root. A relative one is below it already.
+fn below(root: &Path, file: &Path) -> Result<PathBuf, Fail> {
+    if file.is_relative() {
+        return Ok(file.to_owned());
+    }
+    let below = file.strip_prefix(root).map(Path::to_owned);
+    below.map_err(|_| Fail::usage(format!("{}: must be below {}", file.display(), root.display())))
+}
