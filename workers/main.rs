@@ -4,6 +4,7 @@
 //! 3 configuration, 4 busy, 5 limited, 6 refused by a guard.
 
 mod app;
+mod audit;
 mod beat;
 mod blobs;
 mod cache;
@@ -69,6 +70,7 @@ enum Command {
     Dead(dead::Args),
     Blobs(blobs::Args),
     Cache(cache::Args),
+    Audit(audit::Args),
     Completions(completions::Args),
 }
 
@@ -119,6 +121,7 @@ impl Command {
             Self::Dead(args) => dead::run(app, &args).await,
             Self::Blobs(args) => blobs::run(app, args).await,
             Self::Cache(args) => cache::run(app, &args).await,
+            Self::Audit(args) => audit::run(app, args).await,
             Self::Demo(args) => Box::pin(demo::run(app, &args)).await,
             Self::Completions(args) => completions::run(app, &args),
         }

@@ -7,16 +7,17 @@ use std::{
 };
 
 /// Each room with those that it may import, all of which stand below it.
-const ROOMS: [(&str, &[&str]); 17] = [
+const ROOMS: [(&str, &[&str]); 18] = [
     ("connect", &["janitor", "embedded", "queue", "lock", "ledger", "config", "link", "clock"]),
     ("worker", &["janitor", "beat", "jobs", "queue", "ledger", "config", "report", "clock"]),
     ("beat", &["janitor", "queue", "ledger", "config", "report", "clock"]),
     // What serves the numbers; what counts them is `metrics`.
     ("metrics server", &["janitor", "metrics", "queue", "ledger", "report"]),
     ("janitor", &["jobs", "runs", "blobs", "metrics", "queue", "lock", "ledger", "config", "report", "clock"]),
-    ("jobs", &["runs", "blobs", "lock", "config", "report", "clock"]),
+    ("jobs", &["runs", "blobs", "host", "lock", "config", "report", "clock"]),
     ("runs", &["lock", "config", "report", "clock"]),
     ("blobs", &["config", "clock"]),
+    ("host", &["report", "clock"]),
     ("metrics", &["queue", "report"]),
     // The one file of the embedded mode, with the queue, the lock and the ledger that live in it.
     ("embedded", &["queue", "lock", "ledger", "report", "clock"]),

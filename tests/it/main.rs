@@ -24,6 +24,8 @@ mod config_blobs;
 mod config_errors;
 mod disk_job;
 mod disk_references;
+mod disk_audit;
+mod disk_escapes;
 mod dynamodb;
 mod e2e_embedded;
 mod e2e_kill;
