@@ -22,6 +22,7 @@ mod cli_s3;
 mod config;
 mod config_blobs;
 mod config_errors;
+mod disk_rotate;
 mod dynamodb;
 mod e2e_embedded;
 mod e2e_kill;
