@@ -26,7 +26,7 @@ const ROTATIONS: usize = 20;
 const BATCH: usize = 1_000;
 const LINES: usize = ROTATIONS * BATCH;
 /// How long anything that a test waits for may take.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// In the environment of a process that rotates until it is killed: where.
 const ROTATE_IN: &str = "JANITOR_TESTS_ROTATE_IN";
