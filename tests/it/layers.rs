@@ -31,7 +31,7 @@ const ROOMS: [(&str, &[&str]); 18] = [
 ];
 
 /// Foreign crates with the places that may name them.
-const FOREIGN: [(&str, &[&str]); 11] = [
+const FOREIGN: [(&str, &[&str]); 13] = [
     ("apalis", &["queue", "worker", "beat"]),
     ("apalis_core", &["queue", "worker", "beat"]),
     ("sqlx", &["runs", "blobs/catalog", "embedded"]),
@@ -41,6 +41,8 @@ const FOREIGN: [(&str, &[&str]); 11] = [
     ("aws_smithy_http_client", &["runs/dynamodb"]),
     ("redis", &["link", "lock/redis", "ledger/redis", "queue/redis"]),
     ("deadpool_redis", &["link"]),
+    ("libc", &["host/rotate/lease"]),
+    ("flate2", &["host/rotate/generations"]),
     ("axum", &["metrics server"]),
     ("prometheus_client", &["metrics"]),
 ];

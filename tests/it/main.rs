@@ -26,6 +26,7 @@ mod disk_job;
 mod disk_references;
 mod disk_audit;
 mod disk_escapes;
+mod disk_rotate;
 mod dynamodb;
 mod e2e_embedded;
 mod e2e_kill;

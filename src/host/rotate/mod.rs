@@ -19,9 +19,10 @@
 //!
 //! # A holder that stays
 //! What it writes reaches the old file, and each sweep appends it to the live file, whole lines only, behind what others
-//! wrote there meanwhile: its own lines stay in their order. With no generations to keep, what the old file has is given
-//! back to the disk from the next sweep on, though it is held. When the holder lets go the old file ends as in step 5:
-//! a generation of it is then newer by its number than what its lines are.
+//! wrote there meanwhile: its own lines stay in their order. The disk gets back at once what of the old file was dropped or
+//! is in the live file, though the file is held: who reads it by a file that was open before sees zeros there. With
+//! generations the dropped lines stay in it. When the holder lets go the old file ends as in step 5: a generation of it is
+//! then newer by its number than what its lines are.
 //!
 //! # What it cannot do
 //! - Without leases (we neither own the file nor have `CAP_LEASE`, or its filesystem has none) lines that arrive during

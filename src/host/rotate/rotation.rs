@@ -48,8 +48,6 @@ pub(super) struct Rotation<'a> {
 struct Drained {
     old: Old,
     holders: Holders,
-    /// An earlier sweep's.
-    is_late: bool,
 }
 
 /// The live file, and where in it begins what it keeps: 0 where it keeps all.
@@ -160,7 +158,7 @@ impl Rotation<'_> {
         let mut olds = Vec::with_capacity(lates.len() + 1);
         for mut old in lates {
             match old.drain_late(self.folder, self.name, &live.file) {
-                Ok(holders) => olds.push(Drained { old, holders, is_late: true }),
+                Ok(holders) => olds.push(Drained { old, holders }),
                 // The others need not wait for it.
                 Err(error) => rotated.notes.push(format!("{}: {error}", shown(&self.folder.below(&old.name)))),
             }
@@ -168,7 +166,7 @@ impl Rotation<'_> {
         if let Some(mut old) = fresh {
             let holders = old.drain(self.folder, self.name, &live.file, self.end)?;
             live.file.sync_data()?;
-            olds.push(Drained { old, holders, is_late: false });
+            olds.push(Drained { old, holders });
         }
         if live.lease.is_some_and(|lease| !lease.give_back()) {
             let path = shown(self.log.path);
@@ -230,7 +228,7 @@ impl Rotation<'_> {
 
     /// Deletes an old file that nobody holds, or makes a generation of it.
     fn end(&self, drained: &Drained, rotated: &mut Rotated) -> io::Result<()> {
-        let Drained { old, holders, is_late } = drained;
+        let Drained { old, holders } = drained;
         let path = shown(&self.folder.below(&old.name));
         match holders {
             // Somebody who found its name before the exchange may have come after all.
@@ -244,9 +242,7 @@ impl Rotation<'_> {
                 };
             }
             Holders::None | Holders::Some => {
-                if *is_late {
-                    rotated.bytes_freed += old.punch(self.folder, self.log.generations > 0)?;
-                }
+                rotated.bytes_freed += old.punch(self.folder, self.log.generations > 0)?;
                 rotated.notes.push(format!("{path}: {HELD}"));
             }
             Holders::Unknown => rotated.notes.push(format!("{path}: {GUESSED}")),
