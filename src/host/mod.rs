@@ -4,6 +4,7 @@
 
 pub mod references;
 mod root;
+pub mod rotate;
 pub mod temporaries;
 
 pub use root::{Root, RootError};
