@@ -2,6 +2,7 @@
 //!
 //! All of it is blocking. Whatever deletes goes by a [`Root`], which no path can lead out of.
 
+mod lease;
 pub mod references;
 mod root;
 pub mod rotate;
