@@ -2,13 +2,27 @@
 //!
 //! All of it is blocking. Whatever deletes goes by a [`Root`], which no path can lead out of.
 
+mod audit;
+mod failures;
 mod lease;
 pub mod references;
 mod root;
 pub mod rotate;
+mod seen;
+mod space;
+mod sweep;
 pub mod temporaries;
+mod unlink;
+mod walk;
 
+pub use audit::{Amount, Audit, FolderAmount, LargeFile, audit, audit_of};
+pub use failures::Failures;
 pub use root::{Root, RootError};
+pub use seen::{Kind, Modified, Seen};
+pub use space::{Held, HeldFile, Space};
+pub use sweep::{Act, Swept, sweep};
+pub use unlink::{Fate, unlink};
+pub use walk::{Entry, Walked, walk};
 
 use std::{fmt::Write as _, os::unix::ffi::OsStrExt, path::Path};
 

@@ -207,3 +207,99 @@ fn homes() -> Vec<PathBuf> {
     let all = listed.chain(env::home_dir()).chain(HOMES.map(PathBuf::from));
     all.filter(|home| home.is_absolute()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn refusal(path: &Path) -> String {
+        Root::open(path).map(|_| ()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn refuses_what_must_not_be_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("file"), "").unwrap();
+        fs::create_dir(at("data")).unwrap();
+        symlink(at("data"), at("link")).unwrap();
+        let home = env::home_dir().unwrap();
+        for (path, why) in [
+            (PathBuf::new(), "is empty"),
+            ("data".into(), "is relative"),
+            ("/".into(), "is the root of all files"),
+            ("/etc/..".into(), "is the root of all files"),
+            ("/proc/self/root/.".into(), "is a symbolic link"),
+            ("/home".into(), "is a home"),
+            (home.join(""), "is a home"),
+            (at("file"), "is no folder"),
+            (at("file/data"), "is no folder"),
+            (at("link"), "is a symbolic link"),
+            (at("link/"), "is a symbolic link"),
+            (at("absent"), "is not there"),
+        ] {
+            let said = refusal(&path);
+            assert!(said.starts_with(&format!("{path:?}: {why}")), "{said}");
+        }
+        assert_eq!(Root::open(&at("data/")).unwrap().path(), at("data/"));
+    }
+
+    #[test]
+    fn no_path_leads_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir_all(at("root/a/b")).unwrap();
+        fs::create_dir_all(at("outside/b")).unwrap();
+        for name in ["root/a/b/file", "outside/file", "outside/b/file"] {
+            fs::write(at(name), "").unwrap();
+        }
+        symlink(at("outside"), at("root/link")).unwrap();
+        symlink("b", at("root/a/inside")).unwrap();
+        symlink("b/file", at("root/a/file")).unwrap();
+        let root = Root::open(&at("root")).unwrap();
+        let open = |path: &str| root.open_at(path.as_ref(), OFlags::RDONLY, Mode::empty()).map(drop);
+
+        for path in ["", ".", "a", "a/b", "a/./b/", "a//b/file"] {
+            open(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+        }
+        let outside = at("outside/file");
+        for path in [
+            "..",
+            "../outside/file",
+            "a/../a/b",
+            "a/b/../../../outside/file",
+            outside.to_str().unwrap(),
+            "link",
+            "link/file",
+            "link/b/file",
+            "a/inside",
+            "a/inside/file",
+            "a/file",
+            "a/file/",
+        ] {
+            assert!(open(path).is_err(), "{path:?}");
+            assert!(!path.contains("..") || root.parent_of(path.as_ref()).is_err(), "{path:?}");
+        }
+        assert_eq!(root.parent_of("link".as_ref()).unwrap().1, "link");
+        assert!(root.parent_of("".as_ref()).is_err());
+        assert!(!root.is_mount().unwrap());
+    }
+
+    #[test]
+    fn a_name_is_any_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::open(folder.path()).unwrap();
+        let long = [b'x'; 255];
+        for name in [&b"a\nb"[..], b"\xff\xfe", b"-rf", b"...", b"\x1b[31m", &long] {
+            let path = Path::new(OsStr::from_bytes(name));
+            let below = path.join(path);
+            fs::create_dir(folder.path().join(path)).unwrap();
+            root.open_at(&below, OFlags::CREATE | OFlags::WRONLY, Mode::RUSR).unwrap();
+            assert_eq!(root.parent_of(&below).unwrap().1, path.as_os_str());
+            assert!(folder.path().join(&below).is_file());
+        }
+        assert!(root.open_at("nul\0".as_ref(), OFlags::RDONLY, Mode::empty()).is_err());
+    }
+}

@@ -7,16 +7,17 @@ use std::{
 };
 
 /// Each room with those that it may import, all of which stand below it.
-const ROOMS: [(&str, &[&str]); 17] = [
+const ROOMS: [(&str, &[&str]); 18] = [
     ("connect", &["janitor", "embedded", "queue", "lock", "ledger", "config", "link", "clock"]),
     ("worker", &["janitor", "jobs", "queue", "ledger", "config", "report", "clock"]),
     ("beat", &["janitor", "queue", "ledger", "config", "report", "clock"]),
     // What serves the numbers; what counts them is `metrics`.
     ("metrics server", &["janitor", "metrics", "queue", "ledger", "report"]),
     ("janitor", &["jobs", "runs", "blobs", "metrics", "queue", "lock", "ledger", "config", "report", "clock"]),
-    ("jobs", &["runs", "blobs", "lock", "config", "report", "clock"]),
+    ("jobs", &["runs", "blobs", "host", "lock", "config", "report", "clock"]),
     ("runs", &["lock", "config", "report", "clock"]),
     ("blobs", &["config", "clock"]),
+    ("host", &["report", "clock"]),
     ("metrics", &["queue", "report"]),
     // The one file of the embedded mode, with the queue, the lock and the ledger that live in it.
     ("embedded", &["queue", "lock", "ledger", "report", "clock"]),
@@ -30,7 +31,7 @@ const ROOMS: [(&str, &[&str]); 17] = [
 ];
 
 /// Foreign crates with the places that may name them.
-const FOREIGN: [(&str, &[&str]); 11] = [
+const FOREIGN: [(&str, &[&str]); 13] = [
     ("apalis", &["queue", "worker", "beat"]),
     ("apalis_core", &["queue", "worker", "beat"]),
     ("sqlx", &["runs", "blobs/catalog", "embedded"]),
@@ -40,6 +41,8 @@ const FOREIGN: [(&str, &[&str]); 11] = [
     ("aws_smithy_http_client", &["runs/dynamodb"]),
     ("redis", &["link", "lock/redis", "ledger/redis", "queue/redis"]),
     ("deadpool_redis", &["link"]),
+    ("libc", &["host/rotate/lease"]),
+    ("flate2", &["host/rotate/generations"]),
     ("axum", &["metrics server"]),
     ("prometheus_client", &["metrics"]),
 ];

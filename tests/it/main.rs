@@ -23,6 +23,7 @@ mod config;
 mod config_blobs;
 mod config_errors;
 mod disk_references;
+mod disk_rotate;
 mod dynamodb;
 mod e2e_embedded;
 mod e2e_kill;
