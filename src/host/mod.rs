@@ -5,6 +5,7 @@
 mod audit;
 mod failures;
 mod look;
+mod lease;
 pub mod references;
 mod root;
 pub mod rotate;

@@ -41,7 +41,7 @@ const FOREIGN: [(&str, &[&str]); 13] = [
     ("aws_smithy_http_client", &["runs/dynamodb"]),
     ("redis", &["link", "lock/redis", "ledger/redis", "queue/redis"]),
     ("deadpool_redis", &["link"]),
-    ("libc", &["host/rotate/lease"]),
+    ("libc", &["host/lease"]),
     ("flate2", &["host/rotate/generations"]),
     ("axum", &["metrics server"]),
     ("prometheus_client", &["metrics"]),

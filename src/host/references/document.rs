@@ -6,6 +6,7 @@ use std::{
     ops::Range,
     os::unix::fs::{FileExt, MetadataExt},
     path::Path,
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -19,7 +20,10 @@ use super::{
     ReferenceError, Source,
     tokens::{self, Token, Unread},
 };
-use crate::host::Root;
+use crate::host::{
+    Root,
+    lease::{Asked, Kind, Lease},
+};
 
 /// The largest file that is read, in bytes: 256 MiB.
 pub(super) const SIZE_MAX: u64 = 256 << 20;
@@ -27,6 +31,13 @@ pub(super) const SIZE_MAX: u64 = 256 << 20;
 const READS_MAX: u32 = 10;
 /// How long one who writes the file in place has to go on with it.
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// How often a lease is asked for while others have the file open.
+const ASKS_MAX: u32 = 100;
+/// So many of these follow each other at once: most readers close the file as soon as they have read it.
+const HASTY_ASKS: u32 = 50;
+/// How long the others have to close it before it is asked for again.
+const ASK_PAUSE: Duration = Duration::from_millis(1);
 
 /// What a document is read for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,11 +50,20 @@ pub(super) enum Access {
 /// A whole document, with the strings in its named fields.
 #[derive(Debug)]
 pub(super) struct Document {
-    file: File,
+    file: Arc<File>,
     /// Why it can only be read.
     refused: Option<io::Error>,
     text: Vec<u8>,
     tokens: Vec<Token>,
+}
+
+/// Whether nobody else has a file open.
+enum Alone {
+    /// Whoever opens it waits until the lease is given back. Without one that cannot be had: others hold the file open all the
+    /// time, or the system has no leases.
+    Yes(Option<Lease>),
+    /// The path has another file by now.
+    Late,
 }
 
 impl Document {
@@ -78,7 +98,7 @@ impl Document {
             return Err(ReferenceError::Large { path: path() });
         }
         match tokens::scan(&text, &source.fields) {
-            Ok(tokens) => Ok(Self { file, refused, text, tokens }),
+            Ok(tokens) => Ok(Self { file: Arc::new(file), refused, text, tokens }),
             Err(Unread::Malformed(source)) => Err(ReferenceError::Malformed { path: path(), source }),
             Err(Unread::Deep) => Err(ReferenceError::Deep { path: path() }),
         }
@@ -98,8 +118,14 @@ impl Document {
     }
 
     /// Writes `null` over tokens, with spaces to the same length, up to the first that is no longer there as it was read; answers
-    /// over how many.
-    pub(super) fn overwrite(&self, ranges: &[Range<usize>]) -> io::Result<usize> {
+    /// over how many. Meanwhile nobody else has the file open, where that can be had, and `is_current` says whether it is worth
+    /// waiting for.
+    pub(super) fn overwrite(
+        &self,
+        ranges: &[Range<usize>],
+        is_current: impl Fn() -> io::Result<bool>,
+    ) -> io::Result<usize> {
+        let Alone::Yes(_lease) = self.alone(is_current)? else { return Ok(0) };
         for (done, range) in ranges.iter().enumerate() {
             let (old, at) = (&self.text[range.clone()], range.start as u64);
             let mut now = vec![0; old.len()];
@@ -118,6 +144,19 @@ impl Document {
             }
         }
         Ok(ranges.len())
+    }
+
+    fn alone(&self, is_current: impl Fn() -> io::Result<bool>) -> io::Result<Alone> {
+        for ask in 0..ASKS_MAX {
+            match Lease::ask(&self.file, Kind::Write) {
+                Ok(Asked::Granted(lease)) => return Ok(Alone::Yes(Some(lease))),
+                Ok(Asked::InUse) if !is_current()? => return Ok(Alone::Late),
+                Ok(Asked::InUse) if ask < HASTY_ASKS => thread::yield_now(),
+                Ok(Asked::InUse) => thread::sleep(ASK_PAUSE),
+                Err(_) => break,
+            }
+        }
+        Ok(Alone::Yes(None))
     }
 
     /// Whether the path still has the file that was read; also where it has none at all, which names nothing.

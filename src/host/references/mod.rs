@@ -8,12 +8,21 @@
 //! One who read the list before and renames it after that brings a reference back. So a file goes in three steps: [`null`],
 //! delete the file, [`null`] again; and who wants to be sure keeps its name and comes back with it in the next sweep.
 //!
+//! While it writes it holds a lease on the file: whoever opens it waits, a fraction of a millisecond. So no reader gets half of a
+//! string and half of `null`, and one who writes the list in place loses nothing either.
+//!
 //! # What cannot be promised
-//! Between the last look at a string and the write over it lies a moment, a few microseconds long, without a lock:
-//! - One who writes the list in place, not by a rename, may put other bytes there in that moment, and has `null` and spaces
-//!   among them; where he has cut the file and writes less than before, they stand behind its end. The next write in place
-//!   mends it, and what was there before is in the backup.
-//! - One who reads the list at that moment may get half of the string and half of `null`, which he cannot parse.
+//! Without a lease (the janitor neither owns the file nor has `CAP_LEASE`, the filesystem has none, or somebody holds the file
+//! open all the time) there is a moment between the last look at a string and the write over it, a few microseconds long:
+//! - One who writes the list in place may put other bytes there in that moment, and has `null` and spaces among them; where he
+//!   has cut the file and writes less than before, they stand behind its end. His next write mends it, and what was there
+//!   before is in the backup.
+//! - One who reads the list in that moment may get half of the string and half of `null`, which he cannot parse.
+//!
+//! With a lease or without one:
+//! - A process that opens the list with `O_NONBLOCK` while it is written is refused.
+//! - A list that is written in place is cut short for a moment. Where it stays so for 10 ms it counts as broken,
+//!   and what it may name stays.
 //! - A power cut may tear a string that lies across two blocks of the disk: the backup has it whole.
 
 mod backup;
@@ -40,7 +49,7 @@ use super::Root;
 pub use error::ReferenceError;
 
 /// How often a file is read while others rename new ones over it.
-const PASSES_MAX: u32 = 100;
+const PASSES_MAX: u32 = 1_000;
 
 /// A JSON file, and which fields in it name media files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -227,18 +236,17 @@ impl Edit<'_> {
         if let Some(error) = document.take_refused() {
             return Err(self.unwritten(error));
         }
+        let is_current = || document.is_at(self.root, &self.source.path);
         if !self.is_backed_up {
             backup::write(self.root, self.backups, &self.source.path, document.text()).map_err(|source| {
                 ReferenceError::Backup { path: self.path(), folder: self.backups.to_owned(), source }
             })?;
             self.is_backed_up = true;
-            // That took its time: the path may have another file by now.
-            return Ok(false);
         }
-        let done = document.overwrite(&ranges).map_err(|error| self.unwritten(error))?;
+        let done = document.overwrite(&ranges, is_current).map_err(|error| self.unwritten(error))?;
         self.references += done as u64;
         let settle = || {
-            let is_done = done == ranges.len() && document.is_at(self.root, &self.source.path)?;
+            let is_done = done == ranges.len() && is_current()?;
             if is_done { document.sync().map(|()| true) } else { Ok(false) }
         };
         settle().map_err(|error| self.unwritten(error))

@@ -236,9 +236,24 @@ fn what_was_changed_in_place_meanwhile_is_not_overwritten() {
         let document = world.document();
         let ranges: Vec<_> = document.tokens().iter().map(|token| token.range.clone()).collect();
         world.write("posts.json", changed);
-        assert!(document.overwrite(&ranges).unwrap() < 2);
+        assert!(document.overwrite(&ranges, || Ok(true)).unwrap() < 2);
         assert_eq!(world.text("posts.json"), expected);
     }
+}
+
+#[test]
+fn one_who_holds_the_file_open_is_waited_for_but_not_for_ever() {
+    let world = World::new();
+    let text = r#"{"imageUrl": "/images/a.png"}"#;
+    world.write("posts.json", text);
+    let _held = fs::File::open(world.path("posts.json")).unwrap();
+    let document = world.document();
+    let ranges = [document.tokens()[0].range.clone()];
+    // Nobody waits for a file that is not the path's any more.
+    assert_eq!(document.overwrite(&ranges, || Ok(false)).unwrap(), 0);
+    assert_eq!(world.text("posts.json"), text);
+    assert_eq!(document.overwrite(&ranges, || Ok(true)).unwrap(), 1);
+    assert_eq!(world.text("posts.json"), r#"{"imageUrl": null           }"#);
 }
 
 #[test]

@@ -36,7 +36,6 @@ mod attributes;
 mod faults;
 mod folder;
 mod generations;
-mod lease;
 mod name;
 mod old;
 mod rotation;
@@ -52,7 +51,7 @@ use std::{
 };
 
 use self::{faults::Faults, folder::Folder, rotation::Rotation};
-use super::{Root, shown};
+use super::{Root, lease, shown};
 use crate::report::Mode;
 
 /// How long a rotation waits for those that hold the old file. Others that open the log wait as long.
