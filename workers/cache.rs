@@ -94,12 +94,12 @@ pub async fn run(app: &App, args: &Args) -> Reply {
 }
 
 /// The job of kind disk that is meant.
-fn chosen(config: &Config, named: Option<&str>) -> Result<(JobConfig, DiskConfig), Fail> {
+fn chosen(config: &Config, wanted: Option<&str>) -> Result<(JobConfig, DiskConfig), Fail> {
     let of = |job: &JobConfig| match &job.kind {
         JobKind::Disk(disk) => Some((job.clone(), DiskConfig::clone(disk))),
         JobKind::Retention(_) | JobKind::Orphans(_) => None,
     };
-    if let Some(name) = named {
+    if let Some(name) = wanted {
         let job = app::job(config, name)?;
         return of(job)
             .ok_or_else(|| Fail::usage(format!("{name:?} is of kind {:?}, not \"disk\"", job.kind.as_str())));

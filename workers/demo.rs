@@ -1,5 +1,6 @@
 //! `janitor demo`: every kind of job on made-up data in a temporary folder.
 
+mod disk;
 mod orphans;
 
 use std::{
@@ -55,6 +56,7 @@ pub async fn run(app: &App, args: &Args) -> Reply {
     tell(app, CONFIG)?;
     let mut reports = old_runs(app, &janitor).await?;
     reports.extend(orphans::show(app, &janitor).await?);
+    reports.extend(disk::show(app, &janitor, &folder.path).await?);
     if app.out.is_json() {
         app.out.json(&reports)?;
     }

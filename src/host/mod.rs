@@ -4,8 +4,8 @@
 
 mod audit;
 mod failures;
-mod look;
 mod lease;
+mod look;
 pub mod references;
 mod root;
 pub mod rotate;

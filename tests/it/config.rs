@@ -67,6 +67,13 @@ fn the_template_is_valid_and_shows_the_defaults() {
         format!("{:?} {:?}", config.blobs, config.jobs["orphans"]).replace(&format!("{:?}", job.rules), "[]")
     };
     assert_eq!(orphans(&full), orphans(&parse(shortest).unwrap()));
+    let disk = |config: &Config| {
+        let JobKind::Disk(disk) = &config.jobs["disk"].kind else { panic!("another kind") };
+        (disk.initial_delay, disk.rate_limit, disk.time_limit, disk.media.clone(), disk.event_logs.clone())
+    };
+    let shortest = "[jobs.disk]\nkind=\"disk\"\nroot=\"/app/.data\"\nmedia={paths=[\"images\",\"videos\"]}\n\
+                    event_logs=[{path=\"events.jsonl\",max_size=50000000}]";
+    assert_eq!(disk(&full), disk(&parse(shortest).unwrap()));
     assert_eq!((full.data_dir, full.worker.host.as_str()), (config.data_dir, "w1"));
     assert_eq!(full.redis.unwrap().namespace, "janitor");
     assert!(full.metrics.is_some());
