@@ -4,6 +4,7 @@
 //! 3 configuration, 4 busy, 5 limited, 6 refused by a guard.
 
 mod app;
+mod audit;
 mod beat;
 mod blobs;
 mod check;
@@ -67,6 +68,7 @@ enum Command {
     Unlock(unlock::Args),
     Dead(dead::Args),
     Blobs(blobs::Args),
+    Audit(audit::Args),
     Completions(completions::Args),
 }
 
@@ -116,6 +118,7 @@ impl Command {
             Self::Unlock(args) => unlock::run(app, &args).await,
             Self::Dead(args) => dead::run(app, &args).await,
             Self::Blobs(args) => blobs::run(app, args).await,
+            Self::Audit(args) => audit::run(app, args).await,
             Self::Demo(args) => Box::pin(demo::run(app, &args)).await,
             Self::Completions(args) => completions::run(app, &args),
         }

@@ -6,7 +6,7 @@ use assert_cmd::Command;
 use tempfile::TempDir;
 
 /// Every subcommand, with those of `dead` and `blobs`.
-const COMMANDS: [&str; 30] = [
+const COMMANDS: [&str; 31] = [
     "demo",
     "init",
     "check",
@@ -36,6 +36,7 @@ const COMMANDS: [&str; 30] = [
     "blobs release",
     "blobs touch",
     "blobs verify",
+    "audit",
     "completions",
 ];
 

@@ -22,6 +22,8 @@ mod cli_s3;
 mod config;
 mod config_blobs;
 mod config_errors;
+mod disk_audit;
+mod disk_escapes;
 mod disk_rotate;
 mod dynamodb;
 mod e2e_embedded;
