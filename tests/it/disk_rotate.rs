@@ -164,7 +164,7 @@ fn assert_whole(files: &[Vec<String>], writer: &Writer, is_ordered_over_all: boo
         }
         all.sort_unstable();
     }
-    assert!(all == Vec::from_iter(0..LINES), "{name}: {} lines", all.len());
+    assert!(all == Vec::from_iter(0..LINES), "{name}: {} lines, not each once and in order", all.len());
 }
 
 /// Three kinds of writers with a log each, 60,000 lines in all.
