@@ -80,7 +80,10 @@ fn sweep_files(root: &Root, below: &str) -> Swept {
 fn entries(folder: &Path) -> Vec<Entry<'static>> {
     let found = Mutex::new(Vec::new());
     let root = Root::open(folder).unwrap();
-    walk(&root, &["".into()], &|entry| Continue(found.lock().unwrap().push(entry.clone().into_owned())));
+    walk(&root, &["".into()], &|entry| {
+        found.lock().unwrap().push(entry.clone().into_owned());
+        Continue(())
+    });
     found.into_inner().unwrap()
 }
 
