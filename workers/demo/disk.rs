@@ -16,7 +16,7 @@ use super::{execute, tell};
 use crate::app::{App, Fail};
 
 /// More than the size that `demo.toml` allows.
-const LINES: usize = 20_000;
+const LINES: usize = 40_000;
 /// Older than the age that `demo.toml` allows.
 const OLD: Duration = Duration::from_hours(10 * 24);
 
