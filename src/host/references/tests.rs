@@ -48,7 +48,7 @@ impl World {
         null(&self.root, sources, gone, Path::new(BACKUPS))
     }
 
-    /// Reads `posts.json`, for a test to go on with in the middle of an edit.
+    /// `posts.json` as it is in the middle of an edit.
     fn document(&self) -> Document {
         Document::read(&self.root, &posts(), Access::Write).unwrap()
     }
@@ -112,8 +112,7 @@ fn only_what_names_the_file_becomes_null() {
     assert_eq!(world.backups(), BTreeSet::from(["posts.json.1".to_owned()]));
     assert_eq!(world.text(".janitor/posts.json.1"), before);
 
-    let again = world.null(&[posts()], &["images/a.png"]);
-    assert_eq!((again.references, again.failures.len()), (0, 0));
+    assert_eq!(world.null(&[posts()], &["images/a.png"]).references, 0);
     assert_eq!((world.text("posts.json"), world.backups().len()), (after, 1));
 }
 
@@ -260,7 +259,7 @@ fn one_who_holds_the_file_open_is_waited_for_but_not_for_ever() {
 fn what_was_renamed_over_it_meanwhile_is_seen() {
     let world = World::new();
     world.write("posts.json", "[]");
-    let is_at = |document: &Document| document.is_at(&world.root, Path::new("posts.json")).unwrap();
+    let is_at = |document: &Document| document.is_at(&world.root, "posts.json".as_ref()).unwrap();
     let document = world.document();
     assert!(is_at(&document));
     world.write("posts.json.tmp", "[]");
@@ -371,11 +370,6 @@ fn quoted(text: &str, is_escaped: bool) -> String {
     format!("\"{}\"", units.concat())
 }
 
-/// `1e999` and halves of surrogate pairs are JSON, though no value.
-fn is_json(text: &str) -> bool {
-    serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
-}
-
 #[test]
 fn in_any_document_the_references_and_nothing_else_become_null() {
     let world = World::new();
@@ -393,7 +387,8 @@ fn in_any_document_the_references_and_nothing_else_become_null() {
         prop_assert!(nulled.may_go(Path::new("images/a.png")));
         prop_assert_eq!(nulled.references, count);
         prop_assert_eq!(world.text("posts.json"), &*after);
-        prop_assert!(is_json(after.strip_prefix(mark).unwrap()));
+        // `1e999` and halves of surrogate pairs are JSON, though no value.
+        prop_assert!(serde_json::from_str::<serde::de::IgnoredAny>(after.strip_prefix(mark).unwrap()).is_ok());
         prop_assert_eq!(read(&world.root, &[posts()]).count(Path::new("images/a.png")), 0);
         Ok(())
     });
