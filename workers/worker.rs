@@ -1,10 +1,10 @@
 //! `janitor worker`: runs what is on the queue.
 
-use apalis_janitor::{Janitor, beat::run_beat, metrics::Server};
+use apalis_janitor::{Janitor, beat::run_beat, config::JobKind, host, metrics::Server};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    app::{App, Fail, Reply},
+    app::{App, Fail, Reply, chain},
     signals, wire,
 };
 
@@ -37,6 +37,7 @@ pub async fn serve(janitor: Janitor, name: Option<String>, parts: Parts, stop: C
         None => None,
     };
     let name = name.unwrap_or_else(|| janitor.config().worker.host.clone());
+    audit(&janitor);
     // Where one of them ends by itself, the others must too.
     let all = stop.child_token();
     let work = async {
@@ -57,4 +58,17 @@ pub async fn serve(janitor: Janitor, name: Option<String>, parts: Parts, stop: C
     let (worked, (), ()) = tokio::join!(work, beat, metrics);
     worked?;
     if stop.is_cancelled() { Ok(0) } else { Err(Fail::failed("the worker ended by itself")) }
+}
+
+/// Logs what fills the folders of this host's jobs, beside the work.
+fn audit(janitor: &Janitor) {
+    for job in janitor.config().jobs.values().filter(|job| job.enabled) {
+        let JobKind::Disk(disk) = &job.kind else { continue };
+        let (job, path) = (job.name.clone(), disk.root.clone());
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = host::audit(&path) {
+                tracing::warn!(job, error = %chain(&error), "folder not audited");
+            }
+        });
+    }
 }

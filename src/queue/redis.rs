@@ -4,14 +4,18 @@
 //! how often it was delivered is in the group's pending list, so a crash and an error count alike. A delivery that is
 //! given back stays there too, under the consumer `given-back`, and grows stale when it is due.
 
+mod scripts;
+
 use std::{
-    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use redis::{AsyncCommands, FromRedisValue, RedisError, Script, ScriptInvocation, aio::MultiplexedConnection};
+
+use self::scripts::{BACK, CLAIM, DEAD, ENQUEUE, FORGET, SETTLE, START, STATS, TICK, TOUCH};
 
 use super::{
     AHEAD_MAX, Claim, DEAD_MAX, Dead, Delivery, Enqueued, Queue, QueueError, QueueOptions, Request, Stats, Ticked,
@@ -33,23 +37,6 @@ const BLOCK_MIN: Duration = Duration::from_millis(50);
 const SILENT_MAX: Duration = Duration::from_mins(10);
 /// Merge keys whose entries were deleted by hand go after so long without a new one.
 const MERGE_TTL: Duration = Duration::from_hours(30 * 24);
-
-macro_rules! script {
-    ($name:ident, $file:literal) => {
-        static $name: LazyLock<Script> =
-            LazyLock::new(|| Script::new(concat!(include_str!("lua/common.lua"), "\n", include_str!($file))));
-    };
-}
-script!(ENQUEUE, "lua/enqueue.lua");
-script!(TICK, "lua/tick.lua");
-script!(START, "lua/start.lua");
-script!(CLAIM, "lua/claim.lua");
-script!(TOUCH, "lua/touch.lua");
-script!(SETTLE, "lua/settle.lua");
-script!(BACK, "lua/back.lua");
-script!(FORGET, "lua/forget.lua");
-script!(DEAD, "lua/dead.lua");
-script!(STATS, "lua/stats.lua");
 
 type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 

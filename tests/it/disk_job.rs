@@ -12,12 +12,11 @@ use serde_json::{Value, json};
 use crate::{
     cli::Cli,
     process::{Process, comes, reports},
-    redis::RedisServer,
 };
 
 const DAY: Duration = Duration::from_hours(24);
-const MEDIA: &str = "media = { paths = [\"images\"], max_age = \"7d\", pressure_age = \"1d\" }\n";
-const REFERENCES: &str = "references = [{ path = \"posts.json\", fields = [\"imageUrl\"] }]\n";
+pub const MEDIA: &str = "media = { paths = [\"images\"], max_age = \"7d\", pressure_age = \"1d\" }\n";
+pub const REFERENCES: &str = "references = [{ path = \"posts.json\", fields = [\"imageUrl\"] }]\n";
 
 /// A small disk of its own, unmounted with its test.
 struct Disk(PathBuf);
@@ -39,19 +38,19 @@ impl Drop for Disk {
 }
 
 /// The command line with a job `disk` that looks after the folder `data`.
-fn world(head: &str, job: &str) -> Cli {
+pub fn world(head: &str, job: &str) -> Cli {
     Cli::with(&format!("{head}[jobs.disk]\nkind = \"disk\"\nroot = \"data\"\n{job}"))
 }
 
 /// Writes a file of so many bytes and so many days.
-fn put(cli: &Cli, name: &str, bytes: usize, days: f64) {
+pub fn put(cli: &Cli, name: &str, bytes: usize, days: f64) {
     let path = cli.path().join("data").join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, vec![b'x'; bytes]).unwrap();
     File::options().write(true).open(&path).unwrap().set_modified(SystemTime::now() - DAY.mul_f64(days)).unwrap();
 }
 
-fn posts(cli: &Cli, images: &[String]) {
+pub fn posts(cli: &Cli, images: &[String]) {
     let posts: Vec<Value> = images.iter().map(|image| json!({"imageUrl": format!("https://cdn/{image}")})).collect();
     fs::write(cli.path().join("data/posts.json"), serde_json::to_string_pretty(&posts).unwrap()).unwrap();
 }
@@ -62,7 +61,7 @@ fn referenced(folder: &Path) -> Vec<String> {
     posts.iter().filter_map(|post| post["imageUrl"].as_str()).map(str::to_owned).collect()
 }
 
-fn names(folder: &Path) -> Vec<String> {
+pub fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> =
         fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort_unstable();
@@ -126,7 +125,7 @@ async fn a_long_log_makes_room_and_no_media_goes_for_it() {
     assert_eq!(fs::read(cli.path().join("data/agent-keypair.json")).unwrap(), [b'x'; 64]);
 }
 
-fn disk_of(cli: &Cli) -> PathBuf {
+pub fn disk_of(cli: &Cli) -> PathBuf {
     cli.path().join("data")
 }
 
@@ -341,101 +340,4 @@ fn each_wrong_key_is_told() {
     ] {
         assert!(stderr.contains(told), "{told}: {stderr}");
     }
-}
-
-#[tokio::test]
-async fn it_runs_on_the_host_that_is_asked() {
-    let server = RedisServer::start().await;
-    let host = |name: &str| {
-        let head = format!("[redis]\nurl = \"{}\"\n[worker]\nhost = \"{name}\"\n", server.url());
-        let cli = world(&head, "initial_delay = \"0s\"\n");
-        put(&cli, "left.json.tmp.1763000000000", 10, 30.0);
-        cli
-    };
-    let (one, other) = (host("w1"), host("w2"));
-    let workers = [Process::start(&one, "worker"), Process::start(&other, "worker")];
-    let report = one.json("enqueue disk --host w2 --wait --json");
-    assert_eq!((&report["host"], &report["deleted"]["files"]), (&"w2".into(), &1.into()), "{report}");
-    let is_left = |cli: &Cli| cli.path().join("data/left.json.tmp.1763000000000").exists();
-    assert_eq!((is_left(&one), is_left(&other)), (true, false));
-    let report = one.json("enqueue disk --wait --json");
-    assert_eq!((&report["host"], is_left(&one)), (&"w1".into(), false), "{report}");
-    for worker in workers {
-        assert_eq!(worker.stop().await.code, Some(0));
-    }
-    let alone = world("", "");
-    let (code, _, stderr) = alone.run("enqueue disk --host w9");
-    assert!(code == 2 && stderr.contains("without [redis] there is this host alone"), "{stderr}");
-}
-
-#[tokio::test]
-async fn each_host_ticks_its_own() {
-    let server = RedisServer::start().await;
-    let host = |name: &str| {
-        let head = format!("[redis]\nurl = \"{}\"\n[worker]\nhost = \"{name}\"\n", server.url());
-        world(&head, "schedule = \"every 1s\"\ninitial_delay = \"0s\"\n")
-    };
-    let both = [host("w1"), host("w2")];
-    for cli in &both {
-        fs::create_dir(disk_of(cli)).unwrap();
-    }
-    let workers: Vec<Process> = both.iter().map(|cli| Process::start(cli, "worker")).collect();
-    let mut hosts = Vec::new();
-    comes("a report of each host", async || {
-        let all = reports(&both[0].json("history disk --limit 100 --json"));
-        hosts = all.iter().filter(|report| report["tick"].is_string()).map(|report| report["host"].clone()).collect();
-        hosts.contains(&"w1".into()) && hosts.contains(&"w2".into())
-    })
-    .await;
-    for worker in workers {
-        assert_eq!(worker.stop().await.code, Some(0));
-    }
-}
-
-#[test]
-fn what_is_published_is_proven_before_the_local_file_goes() {
-    let cli = world("", "remote = { objects = \"file:cdn\", verify = \"hash\" }\nprotect = [\"keep-*\"]\n");
-    put(&cli, "images/a.png", 10, 0.0);
-    put(&cli, "images/keep-1.png", 10, 0.0);
-    assert_eq!(cli.json("cache put images/a.png images/a.png --json")["state"], "moved");
-    assert_eq!(cli.json("cache put images/keep-1.png k --json")["state"], "copied");
-    assert_eq!(names(&disk_of(&cli).join("images")), ["keep-1.png"]);
-    assert_eq!(fs::read(cli.path().join("cdn/images/a.png")).unwrap(), [b'x'; 10]);
-    cli.stdout("cache get images/a.png images/b.png");
-    assert_eq!(fs::read(disk_of(&cli).join("images/b.png")).unwrap(), [b'x'; 10]);
-    assert_eq!(names(&disk_of(&cli).join("images")), ["b.png", "keep-1.png"]);
-
-    cli.stdout("pause disk");
-    assert_eq!(cli.json("cache put images/b.png b --json")["state"], "copied");
-    assert!(disk_of(&cli).join("images/b.png").exists());
-    for (line, told) in [
-        ("cache put ../janitor.toml k", "no path below a folder"),
-        ("cache put images/absent k", "is not there"),
-        ("cache put images/b.png ../k", "key \"../k\": must be a path"),
-        ("cache get absent images/c.png", "there is no \"absent\" at file://"),
-    ] {
-        let (code, _, stderr) = cli.run(line);
-        assert!(code == 1 && stderr.contains(told), "{line}: {stderr}");
-    }
-    assert_eq!(names(&disk_of(&cli).join("images")), ["b.png", "keep-1.png"]);
-    let alone = world("", "");
-    put(&alone, "a.png", 10, 0.0);
-    assert_eq!(alone.json("cache put a.png k --json")["state"], "kept");
-    assert!(disk_of(&alone).join("a.png").exists());
-}
-
-#[test]
-fn a_remote_that_fails_lets_nothing_go() {
-    let cli = world("", &format!("{MEDIA}{REFERENCES}remote = {{ objects = \"file:cdn/file\" }}\n"));
-    put(&cli, "images/a.png", 10, 30.0);
-    posts(&cli, &[]);
-    // What should be a folder cannot be looked into.
-    fs::create_dir(cli.path().join("cdn")).unwrap();
-    std::os::unix::fs::symlink("file", cli.path().join("cdn/file")).unwrap();
-    let (code, stdout, _) = cli.run("run disk --json");
-    let report: Value = serde_json::from_str(&stdout).unwrap();
-    assert_eq!((code, &report["deleted"]["files"]), (1, &0.into()), "{report}");
-    assert_eq!(report["failures"][0]["item"], "images/a.png");
-    let (code, _, _) = cli.run("cache put images/a.png images/a.png");
-    assert!(code == 1 && disk_of(&cli).join("images/a.png").exists());
 }

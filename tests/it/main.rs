@@ -24,6 +24,7 @@ mod config_blobs;
 mod config_errors;
 mod disk_audit;
 mod disk_escapes;
+mod disk_host;
 mod disk_job;
 mod disk_references;
 mod disk_rotate;

@@ -2,10 +2,9 @@
 
 mod credentials;
 mod errors;
+mod upload;
 
 use std::{
-    fs::File,
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -15,7 +14,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::{
     StreamExt, TryStreamExt,
-    stream::{self, BoxStream, FuturesUnordered},
+    stream::{self, BoxStream},
 };
 use object_store::{
     BackoffConfig, ClientOptions, Error, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig,
@@ -36,14 +35,6 @@ use crate::{
 
 /// The object that names the catalog.
 const MARKER: &str = "janitor-store";
-/// The most bytes of an object that is put with one request; a longer one is put in parts.
-const WHOLE_MAX: u64 = 16 << 20;
-/// How many bytes a part has, unless that would make more than [`PARTS_MAX`].
-const PART: u64 = 8 << 20;
-/// The most parts that S3 takes.
-const PARTS_MAX: u64 = 10_000;
-/// How many parts are in flight.
-const PARTS_AT_ONCE: usize = 4;
 /// The most objects in a page, and in a request that deletes.
 const PAGE: usize = 1_000;
 /// How many requests that delete are in flight.
@@ -155,44 +146,6 @@ impl S3 {
         Ok(page.result.objects.into_iter().next())
     }
 
-    async fn put_whole(&self, file: &File, size: u64, to: &Place, mode: PutMode) -> Result<(), Error> {
-        let bytes = read_at(file, 0, size).await?;
-        self.bulk.put_opts(to, bytes, mode.into()).await.map(drop)
-    }
-
-    /// Parts have no create-only: the key is asked for first, and nobody else has it.
-    async fn put_new_parts(&self, spooled: &Spooled, to: &Place) -> Result<(), Error> {
-        if self.size_at(to).await?.is_some() {
-            return Err(Error::AlreadyExists { path: to.to_string(), source: "it has an object".into() });
-        }
-        self.put_parts(spooled.file.as_file(), spooled.size, to).await
-    }
-
-    async fn put_parts(&self, file: &File, size: u64, to: &Place) -> Result<(), Error> {
-        let mut upload = self.bulk.put_multipart(to).await?;
-        let part = size.div_ceil(PARTS_MAX).max(PART);
-        let sent = async {
-            let mut running = FuturesUnordered::new();
-            let mut start = 0;
-            while start < size {
-                if running.len() == PARTS_AT_ONCE {
-                    running.try_next().await?;
-                }
-                let bytes = read_at(file, start, part.min(size - start)).await?;
-                running.push(upload.put_part(bytes));
-                start += part;
-            }
-            while running.try_next().await?.is_some() {}
-            upload.complete().await.map(drop)
-        };
-        let sent = sent.await;
-        if sent.is_err() {
-            // What cannot be aborted is left to the bucket's life cycle; the first error says more.
-            let _ = upload.abort().await;
-        }
-        sent
-    }
-
     async fn size_at(&self, place: &Place) -> Result<Option<u64>, Error> {
         Ok(unless_absent(self.quick.head(place).await)?.map(|found| found.size))
     }
@@ -205,17 +158,6 @@ impl S3 {
     /// The bytes under a key of the user's own.
     pub(in crate::blobs) async fn read_of(&self, key: &str) -> Result<Option<Bytes>, BlobError> {
         self.bytes_at(&self.place(key)).await
-    }
-
-    /// Puts a file under a key of the user's own, over what is there.
-    pub(in crate::blobs) async fn put_file(&self, key: &str, file: File, size: u64) -> Result<(), BlobError> {
-        let place = self.place(key);
-        let stored = if size > WHOLE_MAX {
-            self.put_parts(&file, size, &place).await
-        } else {
-            self.put_whole(&file, size, &place, PutMode::Overwrite).await
-        };
-        stored.map_err(|error| self.failed("store", &error))
     }
 
     async fn bytes_at(&self, place: &Place) -> Result<Option<Bytes>, BlobError> {
@@ -320,11 +262,7 @@ impl Objects for S3 {
 
     async fn upload(&self, spooled: &Spooled, key: &Key) -> Result<(), BlobError> {
         let place = self.place(&key.path());
-        let stored = if spooled.size > WHOLE_MAX {
-            self.put_new_parts(spooled, &place).await
-        } else {
-            self.put_whole(spooled.file.as_file(), spooled.size, &place, PutMode::Create).await
-        };
+        let stored = self.put_new(spooled, &place).await;
         let failed = |error: Error| match error {
             Error::AlreadyExists { .. } => {
                 BlobError::unavailable(&self.name, "store", format!("{key}: there is an object already"))
@@ -383,19 +321,6 @@ impl Objects for S3 {
 fn retries() -> RetryConfig {
     let backoff = BackoffConfig { max_backoff: PAUSE_MAX, ..BackoffConfig::default() };
     RetryConfig { backoff, max_retries: RETRIES_MAX, retry_timeout: RETRY_MAX }
-}
-
-/// A part of a file. It does not move the file's cursor: an upload may have to begin again.
-async fn read_at(file: &File, start: u64, len: u64) -> Result<PutPayload, Error> {
-    let failed = |error: std::io::Error| Error::Generic { store: "spool", source: error.into() };
-    let file = file.try_clone().map_err(failed)?;
-    let len = usize::try_from(len).expect("a part fits into memory");
-    let read = blocking(move || {
-        let mut bytes = vec![0; len];
-        file.read_exact_at(&mut bytes, start)?;
-        Ok(PutPayload::from(bytes))
-    });
-    read.await.map_err(failed)
 }
 
 /// `None` where the object is not there.
