@@ -134,8 +134,17 @@ mod tests {
             pace.timed_out();
         }
         assert_eq!(pace.size(), 1);
-        pace.lasted(1, Duration::ZERO);
+        pace.lasted(1, TIME / 3);
         assert_eq!(pace.size(), 2);
+    }
+
+    #[test]
+    fn grows_fourfold_only_where_there_is_time_for_eight() {
+        for (took, size) in [(TIME / 9, 400), (TIME / 7, 200), (TIME / 3, 200)] {
+            let mut pace = Pace::new(1_000, TIME, PAUSE);
+            pace.lasted(100, took);
+            assert_eq!(pace.size(), size, "{took:?}");
+        }
     }
 
     #[test]

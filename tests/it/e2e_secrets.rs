@@ -14,7 +14,7 @@ const JOB: &str =
     "[jobs.old-runs]\nkind = \"retention\"\nschedule = \"every 1s\"\nstore = \"sqlite:none.db\"\nretention_days = 30\n";
 
 /// A line for each subcommand that ends by itself.
-const LINES: [&str; 20] = [
+const LINES: [&str; 22] = [
     "init --print",
     "check",
     "check --json",
@@ -32,6 +32,8 @@ const LINES: [&str; 20] = [
     "dead ls",
     "dead retry 1-1",
     "dead drop 1-1",
+    "audit .",
+    "cache put a.png images/a.png",
     "completions bash",
     "enqueue no-such-job",
     "--version",
