@@ -2,20 +2,21 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read},
+    io,
     path::{Component, Path, PathBuf},
 };
 
 use futures::TryStreamExt;
 use sha2::{Digest as _, Sha256};
 
-use super::{BlobError, objects::Bytes, spool::blocking};
+use super::{
+    BlobError, Digest,
+    objects::{Bytes, folder::pieces},
+    spool::{blocking, unless_absent},
+};
 #[cfg(feature = "s3")]
 use crate::blobs::objects::s3::S3;
 use crate::config::{ObjectsUrl, Verify};
-
-/// How many bytes are read in one go.
-const PIECE: usize = 1 << 20;
 
 /// A folder or a bucket with files in it, each under a key such as `images/a.png`.
 #[derive(Clone, Debug)]
@@ -79,11 +80,10 @@ impl Remote {
         match self.verify {
             Verify::Size => Ok(Proof::Proven),
             Verify::Hash => {
-                let failed = |error| BlobError::unavailable(&self.name, "compare with a file", error);
-                let file = file().map_err(failed)?;
-                let ours = blocking(move || hash(file)).await.map_err(failed)?;
-                let theirs = self.hash(key).await?;
-                Ok(if theirs == Some(ours) { Proof::Proven } else { Proof::Unproven })
+                let file = file().map_err(|error| self.failed("compare with a file", error))?;
+                let ours = hash(pieces(file, self.name.clone())).await?;
+                let Some(bytes) = self.read(key).await? else { return Ok(Proof::Unproven) };
+                Ok(if hash(bytes).await? == ours { Proof::Proven } else { Proof::Unproven })
             }
         }
     }
@@ -109,8 +109,7 @@ impl Remote {
                 let path = below(folder, key)?;
                 let file = blocking(move || unless_absent(File::open(path))).await;
                 let file = file.map_err(|error| self.failed("read", error))?;
-                let name = self.name.clone();
-                Ok(file.map(|file| Box::pin(pieces(file, name)) as Bytes))
+                Ok(file.map(|file| pieces(file, self.name.clone())))
             }
             #[cfg(feature = "s3")]
             Place::S3(s3) => s3.read_of(key).await,
@@ -131,15 +130,6 @@ impl Remote {
         Ok(())
     }
 
-    async fn hash(&self, key: &str) -> Result<Option<[u8; 32]>, BlobError> {
-        let Some(mut bytes) = self.read(key).await? else { return Ok(None) };
-        let mut hash = Sha256::new();
-        while let Some(piece) = bytes.try_next().await? {
-            hash.update(&piece);
-        }
-        Ok(Some(hash.finalize().into()))
-    }
-
     fn failed(&self, what: &'static str, error: io::Error) -> BlobError {
         BlobError::unavailable(&self.name, what, error)
     }
@@ -154,37 +144,12 @@ fn below(folder: &Path, key: &str) -> Result<PathBuf, BlobError> {
     Ok(folder.join(key))
 }
 
-fn unless_absent<T>(found: io::Result<T>) -> io::Result<Option<T>> {
-    match found {
-        Ok(found) => Ok(Some(found)),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
-        Err(error) => Err(error),
+async fn hash(mut bytes: Bytes) -> Result<Digest, BlobError> {
+    let mut hash = Sha256::new();
+    while let Some(piece) = bytes.try_next().await? {
+        hash.update(&piece);
     }
-}
-
-fn hash(mut file: File) -> io::Result<[u8; 32]> {
-    let (mut hash, mut piece) = (Sha256::new(), vec![0; PIECE]);
-    loop {
-        match file.read(&mut piece)? {
-            0 => return Ok(hash.finalize().into()),
-            count => hash.update(&piece[..count]),
-        }
-    }
-}
-
-fn pieces(file: File, name: String) -> impl futures::Stream<Item = Result<bytes::Bytes, BlobError>> + Send {
-    futures::stream::try_unfold((file, name), |(file, name)| async move {
-        let read = blocking(move || {
-            let mut piece = Vec::with_capacity(PIECE);
-            let count = (&file).take(PIECE as u64).read_to_end(&mut piece)?;
-            Ok((count > 0).then_some((piece, file)))
-        });
-        match read.await {
-            Ok(Some((piece, file))) => Ok(Some((piece.into(), (file, name)))),
-            Ok(None) => Ok(None),
-            Err(error) => Err(BlobError::unavailable(name, "read", error)),
-        }
-    })
+    Ok(Digest::new(hash.finalize().into()))
 }
 
 fn copy(mut from: File, to: &Path) -> io::Result<()> {

@@ -217,15 +217,7 @@ impl Objects for Folder {
         let path = self.path(key);
         let opened = blocking(move || unless_absent(File::open(path))).await;
         let Some(file) = opened.map_err(|error| self.failed("read", error))? else { return Ok(None) };
-        let name = self.name.clone();
-        let pieces = stream::try_unfold((file, name), |(file, name)| async move {
-            match blocking(move || piece(file)).await {
-                Ok(Some((piece, file))) => Ok(Some((piece, (file, name)))),
-                Ok(None) => Ok(None),
-                Err(error) => Err(BlobError::unavailable(name, "read", error)),
-            }
-        });
-        Ok(Some(pieces.boxed()))
+        Ok(Some(pieces(file, self.name.clone())))
     }
 
     async fn size(&self, key: &Key) -> Result<Option<u64>, BlobError> {
@@ -334,6 +326,18 @@ fn copy(from: &Path, spool: &Path, target: &Path) -> io::Result<()> {
 
 fn named(error: &io::Error, key: &Key) -> io::Error {
     io::Error::new(error.kind(), format!("{key}: {error}"))
+}
+
+/// The bytes of a file, from where it stands; `name` is what an error names.
+pub(in crate::blobs) fn pieces(file: File, name: String) -> Bytes {
+    let pieces = stream::try_unfold((file, name), |(file, name)| async move {
+        match blocking(move || piece(file)).await {
+            Ok(Some((piece, file))) => Ok(Some((piece, (file, name)))),
+            Ok(None) => Ok(None),
+            Err(error) => Err(BlobError::unavailable(name, "read", error)),
+        }
+    });
+    pieces.boxed()
 }
 
 fn piece(mut file: File) -> io::Result<Option<(bytes::Bytes, File)>> {
