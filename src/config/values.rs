@@ -85,10 +85,10 @@ impl Share {
         percent.map(Self).ok_or_else(|| "must be a share from \"0%\" to \"100%\", in whole percent".to_owned())
     }
 
-    /// The number before the `%`.
+    /// The share as a part of 1.
     #[must_use]
-    pub const fn percent(self) -> u8 {
-        self.0
+    pub fn as_part(self) -> f64 {
+        f64::from(self.0) / 100.0
     }
 
     /// Whether `part` is more than this share of `whole`.

@@ -21,17 +21,18 @@ use std::{
 
 use chrono::{DateTime, Utc};
 
-use self::{media::Media, pages::Pages, pressure::Pressure};
+use self::{pages::Pages, pressure::Pressure};
 use super::{Job, JobError, Leave, Narrow, Tally};
 use crate::{
     blobs::Remote,
     config::DiskConfig,
     host::{
         Entry, Fate, Modified, Root, RootError,
-        references::{self, Source},
+        references::{self, ReferenceError, Referenced, References, Source},
         shown, temporaries, unlink,
     },
     lock::Fence,
+    report::chain,
 };
 
 /// Where a sweep keeps what it needs itself: below the root.
@@ -55,8 +56,18 @@ pub type Switch = Arc<dyn Fn() -> bool + Send + Sync>;
 #[derive(Clone, Debug)]
 pub struct Doomed {
     entry: Entry<'static>,
-    /// Whether references to it become null.
-    is_nulled: bool,
+    bond: Bond,
+}
+
+/// What is between a file and those who refer to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bond {
+    /// Nothing that matters.
+    None,
+    /// Nobody referred to it when it was planned: that is asked again before it goes.
+    Unreferenced,
+    /// References to it become null.
+    Nulled,
 }
 
 /// What is looked for next.
@@ -80,7 +91,8 @@ pub struct Disk {
     remote: Option<Remote>,
     step: Step,
     pages: Option<Pages>,
-    media: Option<Media>,
+    /// What refers to media, as it was when the present step began.
+    references: Option<References>,
     pressure: Option<Pressure>,
     /// What the disk gets back by what is planned and has not gone.
     pending_bytes: u64,
@@ -110,7 +122,7 @@ impl Disk {
             remote: None,
             step: Step::Temporaries,
             pages: None,
-            media: None,
+            references: None,
             pressure: None,
             pending_bytes: 0,
         }
@@ -201,6 +213,15 @@ impl Disk {
         Ok(gone)
     }
 
+    /// Those that nobody refers to now, either.
+    async fn still_unreferenced<'d>(&self, doomed: Vec<&'d Doomed>, tally: &mut Tally) -> Vec<&'d Doomed> {
+        let references = self.read_references(tally).await;
+        let (free, held): (Vec<&Doomed>, Vec<&Doomed>) =
+            doomed.into_iter().partition(|doomed| references.referenced(&doomed.entry.path) == Referenced::No);
+        tally.kept.add("referenced", held.len() as u64);
+        free
+    }
+
     /// Makes the references to these files null, deletes them, and looks for references once more.
     async fn unlink_nulled(&self, doomed: &[&Doomed], tally: &mut Tally) -> Result<Vec<String>, JobError> {
         let paths: Vec<PathBuf> = doomed.iter().map(|doomed| doomed.entry.path.to_path_buf()).collect();
@@ -229,13 +250,7 @@ impl Disk {
         let (root, sources) = (self.root(), Arc::clone(&self.sources));
         let nulled = blocking(move || references::null(&root, &sources, &paths, Path::new(HOME))).await;
         tally.deleted.add("references", nulled.references);
-        for error in &nulled.failures {
-            // One that stands in the report already is not said again for each batch.
-            let text = crate::report::chain(error);
-            if !tally.failures.iter().any(|failure| failure.error == text) {
-                tally.fail("references", error);
-            }
-        }
+        tell_once(&nulled.failures, tally);
         nulled
     }
 
@@ -249,10 +264,20 @@ impl Disk {
     }
 }
 
+/// Reports what could not be done with references, but for what stands in the report already: each batch meets it anew.
+fn tell_once(errors: &[ReferenceError], tally: &mut Tally) {
+    for error in errors {
+        let text = chain(error);
+        if !tally.failures.iter().any(|failure| failure.error == text) {
+            tally.fail("references", error);
+        }
+    }
+}
+
 impl Doomed {
     /// One that nothing refers to.
     fn alone(entry: Entry<'static>) -> Self {
-        Self { entry, is_nulled: false }
+        Self { entry, bond: Bond::None }
     }
 }
 
@@ -321,7 +346,13 @@ impl Job for Disk {
             return Err(JobError::Off);
         }
         let began = Instant::now();
-        let (nulled, alone): (Vec<&Doomed>, Vec<&Doomed>) = items.iter().partition(|doomed| doomed.is_nulled);
+        let bound = |bond| items.iter().filter(move |doomed| doomed.bond == bond);
+        let mut alone: Vec<&Doomed> = bound(Bond::None).collect();
+        let (unreferenced, nulled): (Vec<&Doomed>, Vec<&Doomed>) =
+            (bound(Bond::Unreferenced).collect(), bound(Bond::Nulled).collect());
+        if !unreferenced.is_empty() {
+            alone.append(&mut self.still_unreferenced(unreferenced, tally).await);
+        }
         let mut gone = if alone.is_empty() { Vec::new() } else { self.unlink(&alone, tally).await? };
         if !nulled.is_empty() {
             gone.append(&mut self.unlink_nulled(&nulled, tally).await?);

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     cli::Cli,
@@ -107,4 +107,30 @@ fn a_remote_that_fails_lets_nothing_go() {
     assert_eq!(report["failures"][0]["item"], "images/a.png");
     let (code, _, _) = cli.run("cache put images/a.png images/a.png");
     assert!(code == 1 && disk_of(&cli).join("images/a.png").exists());
+}
+
+#[tokio::test]
+async fn what_is_referred_to_since_it_was_planned_stays() {
+    let cli = world("", &format!("rate_limit = 2\n{MEDIA}{REFERENCES}remote = {{ objects = \"file:cdn\" }}\n"));
+    let all: Vec<String> = (0..40).map(|number| format!("images/{number:02}.png")).collect();
+    for image in &all {
+        put(&cli, image, 10, 30.0);
+    }
+    posts(&cli, &[]);
+    let run = Process::start(&cli, "run disk --json");
+    let images = disk_of(&cli).join("images");
+    comes("a first batch", async || names(&images).len() < 40).await;
+    // As its writer does: whole, or not at all.
+    let new: Vec<Value> = all.iter().map(|image| json!({"imageUrl": image})).collect();
+    fs::write(disk_of(&cli).join("new.json"), json!(new).to_string()).unwrap();
+    fs::rename(disk_of(&cli).join("new.json"), disk_of(&cli).join("posts.json")).unwrap();
+    let end = run.end().await;
+    let report: Value = serde_json::from_str(end.stdout.trim()).unwrap();
+    let left = names(&images).len();
+    assert!(left > 0 && left < 40, "{report}");
+    assert_eq!(
+        (&report["deleted"]["files"], &report["kept"]["referenced"]),
+        (&(40 - left).into(), &left.into()),
+        "{report}"
+    );
 }

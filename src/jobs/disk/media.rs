@@ -5,7 +5,7 @@ use std::{fs::File, path::Path, sync::Arc};
 use futures::{StreamExt, stream};
 use rustix::fs::{Mode, OFlags};
 
-use super::{Disk, Doomed, JobError, Pages, Tally, blocking};
+use super::{Bond, Disk, Doomed, JobError, Pages, Tally, blocking, tell_once};
 use crate::{
     blobs::remote::Proof,
     host::{
@@ -17,12 +17,6 @@ use crate::{
 
 /// How many files the remote is asked about at once.
 const ASKED_AT_ONCE: usize = 16;
-
-/// What refers to media, as it was when the step began.
-#[derive(Debug)]
-pub(super) struct Media {
-    references: References,
-}
 
 /// What is known of a file of media.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,13 +31,11 @@ pub(super) enum Standing {
 
 impl Disk {
     /// What refers to media now.
-    pub(super) async fn read_references(&self, tally: &mut Tally) -> Media {
+    pub(super) async fn read_references(&self, tally: &mut Tally) -> References {
         let (root, sources) = (self.root(), Arc::clone(&self.sources));
         let references = blocking(move || references::read(&root, &sources)).await;
-        for error in references.unread() {
-            tally.fail("references", error);
-        }
-        Media { references }
+        tell_once(references.unread(), tally);
+        references
     }
 
     /// The next files that the age lets go; none where there is no remote.
@@ -53,14 +45,21 @@ impl Disk {
             let (config, before) = (Arc::clone(&self.config), self.before(media.max_age));
             let is_aged = move |entry: &Entry<'_>| entry.seen.modified < before && Self::is_free(&config, &entry.path);
             self.pages = Some(Pages::of(&self.root(), media.paths.clone(), is_aged));
-            self.media = Some(self.read_references(tally).await);
+            self.references = Some(self.read_references(tally).await);
         }
         let Some(pages) = &mut self.pages else { return Ok(None) };
         let page = pages.next(limit).await;
         let Some(page) = self.or_end(page, tally).await else { return Ok(None) };
         let standings = self.standings(&page, tally).await;
-        let goes = page.into_iter().zip(standings).filter(|(_, standing)| *standing != Standing::Kept);
-        Ok(Some(goes.map(|(entry, _)| Doomed::alone(entry)).collect()))
+        let goes = page.into_iter().zip(standings).filter_map(|(entry, standing)| {
+            let bond = match standing {
+                Standing::Proven => Bond::None,
+                Standing::Unreferenced => Bond::Unreferenced,
+                Standing::Kept => return None,
+            };
+            Some(Doomed { entry, bond })
+        });
+        Ok(Some(goes.collect()))
     }
 
     /// What is known of each of these files; what stays is counted.
@@ -70,7 +69,7 @@ impl Disk {
         let proofs: Vec<_> = stream::iter(asked).buffered(ASKED_AT_ONCE).collect().await;
         let mut standings = Vec::with_capacity(page.len());
         for (entry, proof) in page.iter().zip(proofs) {
-            let referenced = self.media.as_ref().map(|media| media.references.referenced(&entry.path));
+            let referenced = self.references.as_ref().map(|references| references.referenced(&entry.path));
             let standing = match (proof, referenced) {
                 (Ok(Proof::Proven), _) => Standing::Proven,
                 // With no list of references to look into, nothing is known to be free of them.

@@ -6,12 +6,12 @@
 use std::{collections::VecDeque, path::PathBuf, sync::Arc};
 
 use super::{
-    Disk, Doomed, Leave, Tally, blocking, is_leaked,
+    Bond, Disk, Doomed, Leave, Tally, blocking, is_leaked,
     media::Standing,
     oldest::{OLDEST_MAX, Place, oldest},
 };
 use crate::{
-    config::{PressureConfig, Share},
+    config::PressureConfig,
     host::{Entry, Held, Space, audit_of, shown},
 };
 
@@ -54,10 +54,6 @@ impl Pressure {
     }
 }
 
-fn as_part(share: Share) -> f64 {
-    f64::from(share.percent()) / 100.0
-}
-
 impl Disk {
     /// The next files that pressure lets go; none where there is room enough.
     pub(super) async fn next_pressed(&mut self, limit: usize, tally: &mut Tally) -> Option<Vec<Doomed>> {
@@ -92,12 +88,12 @@ impl Disk {
         let Some(mut space) = self.space(tally).await else { return false };
         // What is planned has not gone yet, and in a dry run never does.
         space.available_bytes = space.total_bytes.min(space.available_bytes + self.pending_bytes);
-        if space.used_share() <= as_part(marks.high) {
+        if space.used_share() <= marks.high.as_part() {
             return false;
         }
-        self.media = Some(self.read_references(tally).await);
+        self.references = Some(self.read_references(tally).await);
         let turn = if self.remote.is_some() { Turn::Proven } else { Turn::Rest };
-        self.pressure = Some(Pressure::new(space.excess_bytes(as_part(marks.low)), turn));
+        self.pressure = Some(Pressure::new(space.excess_bytes(marks.low.as_part()), turn));
         true
     }
 
@@ -146,6 +142,12 @@ impl Disk {
             Turn::Proven => Standing::Proven,
             Turn::Rest => Standing::Unreferenced,
         };
+        let bond = match (&self.remote, pressure.turn) {
+            (Some(_), Turn::Proven) => Bond::None,
+            (Some(_), Turn::Rest) => Bond::Unreferenced,
+            (None, _) if self.sources.is_empty() => Bond::None,
+            (None, _) => Bond::Nulled,
+        };
         let mut doomed = Vec::new();
         for (entry, standing) in page.into_iter().zip(standings) {
             if pressure.wanted_bytes == 0 {
@@ -153,7 +155,7 @@ impl Disk {
             }
             if standing == wanted {
                 pressure.wanted_bytes = pressure.wanted_bytes.saturating_sub(entry.seen.frees_bytes());
-                doomed.push(Doomed { entry, is_nulled: self.remote.is_none() && !self.sources.is_empty() });
+                doomed.push(Doomed { entry, bond });
             }
         }
         doomed
@@ -166,7 +168,7 @@ impl Disk {
         let used = space.used_share();
         let is_short = match leave {
             Leave::DryRun => pressure.wanted_bytes > 0,
-            Leave::Apply(_) => used > as_part(marks.low) && space.excess_bytes(as_part(marks.low)) > SLACK_BYTES,
+            Leave::Apply(_) => used > marks.low.as_part() && space.excess_bytes(marks.low.as_part()) > SLACK_BYTES,
         };
         if !is_short {
             return;
