@@ -12,14 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Janitor, UnknownJob,
-    config::{Config, DiskConfig, JobConfig, JobKind, OrphansConfig, RetentionConfig},
+    config::{DiskConfig, JobConfig, JobKind, OrphansConfig, RetentionConfig},
     jobs::{
-        Job, JobError, Leave, Limits, Narrow, Stopped, Tally, Watch,
-        disk::{Disk, Switch},
-        orphans::Orphans,
-        pace::Pace,
-        retention::Retention,
-        walk,
+        Job, JobError, Leave, Limits, Narrow, Stopped, Tally, Watch, disk::Disk, orphans::Orphans, pace::Pace,
+        retention::Retention, walk,
     },
     lock::{self, Held, LockError},
     queue::Request,
@@ -187,7 +183,7 @@ impl Execution<'_> {
         if self.ask.request.mode == Mode::DryRun {
             return Ok(None);
         }
-        if !self.job.enabled || self.job.kind.is_of_host() && !is_on(self.janitor.config(), &self.job.name) {
+        if !self.job.enabled || self.job.kind.is_of_host() && !self.janitor.switch(&self.job.name)() {
             return Ok(Some("the job is not enabled"));
         }
         Ok(self.janitor.ledger().is_paused(&self.job.name).await?.then_some("the job is paused"))
@@ -274,8 +270,7 @@ impl Execution<'_> {
     }
 
     async fn sweep_disk(&mut self, config: &DiskConfig, leave: Leave<'_>) -> Result<Stopped, JobError> {
-        let (read, name) = (self.janitor.config().clone(), self.job.name.clone());
-        let switch: Switch = Arc::new(move || is_on(&read, &name));
+        let switch = self.janitor.switch(&self.job.name);
         let mut job = Disk::new(config.clone(), self.started_at, self.ask.narrow, switch);
         let limits = Limits {
             pace: Pace::new(Disk::batch_max(config), FILES_TIME, Duration::ZERO),
@@ -335,18 +330,6 @@ impl Execution<'_> {
             batches,
             failures,
             ..Report::new(&self.job.name, self.job.kind.as_str(), request.mode, outcome, self.started_at)
-        }
-    }
-}
-
-/// Whether the file has the job as enabled now. One that cannot be read has not said so.
-fn is_on(config: &Config, job: &str) -> bool {
-    let Some(path) = &config.path else { return config.jobs.get(job).is_some_and(|job| job.enabled) };
-    match Config::load(path) {
-        Ok(now) => now.jobs.get(job).is_some_and(|job| job.enabled),
-        Err(error) => {
-            tracing::warn!(job, %error, "the configuration cannot be read again: the job counts as switched off");
-            false
         }
     }
 }

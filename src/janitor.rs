@@ -9,7 +9,7 @@ use crate::{
     clock::Clock,
     config::{BlobsConfig, Config, JobConfig, RetentionConfig},
     execute::Ask,
-    jobs::Narrow,
+    jobs::{Narrow, disk::Switch},
     ledger::{Ledger, LedgerError},
     lock::{Lock, LockKey},
     metrics::Metrics,
@@ -147,6 +147,31 @@ impl Janitor {
     pub fn job(&self, job: &str) -> Result<&JobConfig, UnknownJob> {
         let jobs = &self.config().jobs;
         jobs.get(job).ok_or_else(|| UnknownJob::new(job, jobs.keys().map(String::as_str)))
+    }
+
+    /// The kill switch of a job: whether the file that the configuration came from has it as enabled when it is asked. A file
+    /// that cannot be read has not said so.
+    #[must_use]
+    pub fn switch(&self, job: &str) -> Switch {
+        let (path, job) = (self.config().path.clone(), job.to_owned());
+        let is_enabled = self.config().jobs.get(&job).is_some_and(|job| job.enabled);
+        Arc::new(move || {
+            let Some(path) = &path else { return is_enabled };
+            match Config::load(path) {
+                Ok(now) => now.jobs.get(&job).is_some_and(|job| job.enabled),
+                Err(error) => {
+                    tracing::warn!(job, %error, "the configuration cannot be read again: the job counts as switched off");
+                    false
+                }
+            }
+        })
+    }
+
+    /// The same janitor over the queue of this host's own jobs; `None` where it has none, or all jobs have one queue.
+    #[must_use]
+    pub fn of_own_host(&self) -> Option<Self> {
+        let has_own = self.config().jobs.values().any(|job| job.kind.is_of_host());
+        if has_own { self.of_host(&self.config().worker.host) } else { None }
     }
 
     /// The same janitor over the queue of a host's own jobs; `None` where all jobs have one queue.

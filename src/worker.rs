@@ -170,15 +170,9 @@ impl Janitor {
 /// # Errors
 /// Where the worker ended by itself, which nothing that a store does can bring about.
 pub async fn run_worker(janitor: Janitor, name: &str, stop: CancellationToken) -> Result<(), WorkerError> {
-    let has_own = janitor.config().jobs.values().any(|job| job.kind.is_of_host());
-    let of_host = if has_own { janitor.of_host(&janitor.config().worker.host) } else { None };
+    let of_host = janitor.of_own_host();
     let all = stop.child_token();
-    let own = async {
-        if has_own {
-            run_host_beat(of_host.clone().unwrap_or_else(|| janitor.clone()), all.clone()).await;
-        }
-        Ok(())
-    };
+    let ticked = run_host_beat(of_host.clone().unwrap_or_else(|| janitor.clone()), all.clone());
     let of_host = async {
         match &of_host {
             // Two workers of one name would be one consumer to whoever reads the log.
@@ -191,8 +185,8 @@ pub async fn run_worker(janitor: Janitor, name: &str, stop: CancellationToken) -
         all.cancel();
         ended
     };
-    let (taken, of_host, own) = tokio::join!(taken, of_host, own);
-    taken.and(of_host).and(own)
+    let (taken, of_host, ()) = tokio::join!(taken, of_host, ticked);
+    taken.and(of_host)
 }
 
 /// Takes from one queue.

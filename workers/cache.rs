@@ -6,7 +6,6 @@ use std::{
 };
 
 use apalis_janitor::{
-    Janitor,
     config::{Config, DiskConfig, JobConfig, JobKind},
     jobs::disk::{
         Switch,
@@ -115,12 +114,11 @@ fn chosen(config: &Config, wanted: Option<&str>) -> Result<(JobConfig, DiskConfi
     }
 }
 
-/// Whether files may be deleted here: the job is enabled and not paused.
+/// Whether files may be deleted here: the job is enabled, asked anew each time, and not paused.
 async fn switch(config: Config, job: &JobConfig) -> Result<Switch, Fail> {
-    let janitor: Janitor = wire::connect(config).await?;
+    let janitor = wire::connect(config).await?;
     let is_paused = janitor.ledger().is_paused(&job.name).await.map_err(|error| Fail::of(&error))?;
-    let is_on = job.enabled && !is_paused;
-    Ok(Arc::new(move || is_on))
+    Ok(if is_paused { Arc::new(|| false) } else { janitor.switch(&job.name) })
 }
 
 /// The path of a file below the root. A relative one is below it already.

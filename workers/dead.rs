@@ -3,10 +3,7 @@
 use apalis_janitor::{Janitor, queue::Dead};
 use serde_json::json;
 
-use crate::{
-    app::{App, Fail, Reply},
-    wire,
-};
+use crate::app::{App, Fail, Reply};
 
 /// List, retry or drop requests that were given up after `max_deliveries`, or that could not be read
 #[derive(clap::Args, Debug)]
@@ -43,7 +40,7 @@ enum Action {
 pub async fn run(app: &App, args: &Args) -> Reply {
     let janitor = app.janitor().await?;
     // This host's own requests are on a queue of their own.
-    let queues: Vec<_> = std::iter::once(janitor.clone()).chain(wire::of_host(&janitor)).collect();
+    let queues: Vec<_> = std::iter::once(janitor.clone()).chain(janitor.of_own_host()).collect();
     let queues = queues.iter().map(Janitor::queue);
     match &args.action {
         Action::Ls { limit } => {

@@ -15,7 +15,6 @@ use crate::{
     app::{App, Fail, Reply},
     jobs::next_tick,
     out::{complain, instant, printable},
-    wire,
 };
 
 /// A tick that is this late, with its jitter, was missed.
@@ -55,7 +54,7 @@ struct Status {
 pub async fn run(app: &App, args: &Args) -> Reply {
     let janitor = app.janitor().await?;
     let (mut dead, mut stats) = (Vec::new(), Stats::default());
-    for janitor in std::iter::once(janitor.clone()).chain(wire::of_host(&janitor)) {
+    for janitor in std::iter::once(janitor.clone()).chain(janitor.of_own_host()) {
         dead.append(&mut janitor.queue().dead(DEAD_MAX).await.map_err(|error| Fail::of(&error))?);
         let Stats { waiting, running, dead } = janitor.queue().stats().await.map_err(|error| Fail::of(&error))?;
         stats = Stats { waiting: stats.waiting + waiting, running: stats.running + running, dead: stats.dead + dead };

@@ -29,10 +29,3 @@ pub async fn work(janitor: Janitor, name: &str, stop: CancellationToken) -> Resu
 pub async fn is_queued(janitor: &Janitor, id: &str) -> Result<bool, Fail> {
     janitor.queue().has(id).await.map_err(|error| Fail::of(&error))
 }
-
-/// The janitor over the queue of this host's own jobs, where there are such jobs and such a queue.
-pub fn of_host(janitor: &Janitor) -> Option<Janitor> {
-    let config = janitor.config();
-    let has_own = config.jobs.values().any(|job| job.kind.is_of_host());
-    if has_own { janitor.of_host(&config.worker.host) } else { None }
-}

@@ -4,7 +4,6 @@ use std::{
     fs::File,
     io::{self, Write},
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use futures::TryStreamExt;
@@ -13,6 +12,7 @@ use rustix::fs::{self, AtFlags, Mode, OFlags};
 use super::{Switch, blocking, is_protected};
 use crate::{
     blobs::{BlobError, Remote, remote::Proof},
+    clock::{Clock, SystemClock},
     config::DiskConfig,
     host::{Fate, Kind, Root, RootError, look, shown, unlink},
 };
@@ -133,7 +133,7 @@ impl Cache {
         let Some(mut bytes) = remote.read(key).await? else { return Err(not_found(remote.name())) };
         let local = |what| move |source| CacheError::Local { path: below.to_owned(), what, source };
         // What a crash leaves of it is a temporary that a sweep knows.
-        let millis = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        let millis = SystemClock.now().timestamp_millis();
         let mut name = below.as_os_str().to_owned();
         name.push(format!(".tmp.{millis}"));
         let temporary = PathBuf::from(name);
