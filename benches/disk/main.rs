@@ -1,7 +1,9 @@
-//! A sweep by age against `find -delete`, and against two threads that delete without a look at what it is.
+//! A sweep by age against `find -delete`, and against two threads that delete without a look at what it is; how long a
+//! writer waits beside a paced sweep; and how much memory a walk takes.
 //!
-//! `cargo bench --bench disk` takes a minute or two, `-- quick` a tenth of the files, `-- /a/folder` does it there. Each figure is
-//! a ratio of two times measured one after the other on the same tree, made anew and synced; and the median of all rounds.
+//! `cargo bench --bench disk` takes some minutes, `-- quick` a tenth of the files, `-- /a/folder` does it there. Each ratio is
+//! of two figures measured one after the other, each way on a tree of its own, made anew and synced; and the median of all
+//! rounds.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that panics fails, which is what is wanted")]
 
@@ -14,13 +16,18 @@ use std::{
     process::Command,
     sync::{
         Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant, SystemTime},
 };
 
-use apalis_janitor::host::{Act, Modified, Root, audit_of, sweep};
+use apalis_janitor::{
+    Janitor,
+    config::Config,
+    host::{Act, Modified, Root, audit_of, sweep},
+    report,
+};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, openat, unlinkat};
 
 const ROUNDS: usize = 5;
@@ -33,6 +40,9 @@ const DAY: Duration = Duration::from_hours(24);
 /// What the names of aged files begin with, for who does not look at their age.
 const AGED: &[u8] = b"old";
 const AUDITED: usize = 1_000_000;
+/// How long a paced sweep lasts, and how often somebody writes meanwhile.
+const PACED_SECS: usize = 10;
+const WRITE_PAUSE: Duration = Duration::from_millis(1);
 
 fn main() {
     let mut scale = 1;
@@ -46,6 +56,7 @@ fn main() {
     }
     let folder = tempfile::tempdir_in(place).unwrap();
     deletes(folder.path(), scale);
+    beside_a_writer(folder.path(), scale);
     for folders in [1, 1_000] {
         memory(folder.path(), AUDITED / scale, folders);
     }
@@ -87,12 +98,70 @@ fn deletes(folder: &Path, scale: usize) {
     );
 }
 
+/// How long each write of a program takes, first alone and then beside a sweep of the job `disk` with a `rate_limit`.
+fn beside_a_writer(folder: &Path, scale: usize) {
+    let place = folder.join("data");
+    let write = |synced: bool, is_over: &AtomicBool| {
+        let mut took = Vec::new();
+        while !is_over.load(Ordering::Relaxed) {
+            let began = Instant::now();
+            let mut log = File::options().create(true).append(true).open(place.join("events.jsonl")).unwrap();
+            log.write_all(&[b'x'; 200]).unwrap();
+            if synced {
+                log.sync_data().unwrap();
+            }
+            took.push(began.elapsed());
+            thread::sleep(WRITE_PAUSE);
+        }
+        took.sort_unstable();
+        took[took.len() * 99 / 100]
+    };
+    let beside = |synced: bool, other: &mut dyn FnMut()| {
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let writer = scope.spawn(|| write(synced, &is_over));
+            other();
+            is_over.store(true, Ordering::Relaxed);
+            writer.join().unwrap()
+        })
+    };
+    for (synced, what) in [(false, "appended"), (true, "appended and synced")] {
+        let mut ratios = Vec::new();
+        for _ in 0..ROUNDS {
+            tree(&place, FILES / scale, YOUNG / scale, FOLDERS);
+            let mut took = Duration::ZERO;
+            let swept =
+                beside(synced, &mut || took = paced(folder, FILES / scale / PACED_SECS, (FILES - YOUNG) / scale));
+            let idle = beside(synced, &mut || thread::sleep(took));
+            println!("99 of 100 lines {what} in {swept:.3?} beside a sweep of {took:.1?}, in {idle:.3?} alone");
+            ratios.push(swept.as_secs_f64() / idle.as_secs_f64());
+            fs::remove_dir_all(&place).unwrap();
+        }
+        println!("p99 of a line {what} beside a paced sweep: {:.2} x that alone", median(ratios));
+    }
+}
+
+/// Sweeps `data` by the job, with so many files a second; answers how long it took.
+fn paced(folder: &Path, rate: usize, expected: usize) -> Duration {
+    let file = folder.join("janitor.toml");
+    let job = format!("data_dir = \"home\"\n[jobs.disk]\nkind = \"disk\"\nroot = \"data\"\nrate_limit = {rate}\n");
+    fs::write(&file, job).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let began = Instant::now();
+    let done = runtime.block_on(async {
+        let janitor = Janitor::connect(Config::load(&file).unwrap()).await.unwrap();
+        janitor.run("disk", report::Mode::Apply).await.unwrap()
+    });
+    assert_eq!(done.deleted.get("files"), expected as u64, "{done:?}");
+    began.elapsed()
+}
+
 fn median(mut ratios: Vec<f64>) -> f64 {
     ratios.sort_by(f64::total_cmp);
     ratios[ratios.len() / 2]
 }
 
-/// A tree on the disk, with the young among the aged.
+/// A tree on the disk, with the young among the aged, which are temporaries that their writer has left.
 fn tree(place: &Path, files: usize, young: usize, folders: usize) {
     let aged = SystemTime::now() - 30 * DAY;
     for folder in 0..folders {
@@ -100,7 +169,8 @@ fn tree(place: &Path, files: usize, young: usize, folders: usize) {
         fs::create_dir_all(&folder_path).unwrap();
         for number in (folder..files).step_by(folders) {
             let is_young = number % (files / young) == 0;
-            let name = if is_young { format!("new-{number}.png") } else { format!("old-{number}.png") };
+            let name =
+                if is_young { format!("new-{number}.png") } else { format!("old-{number}.png.tmp.1700000000000") };
             let mut file = File::create(folder_path.join(name)).unwrap();
             file.write_all(&[7; SIZE]).unwrap();
             if !is_young {

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io,
+    os::unix::fs::MetadataExt,
     path::{Component, Path, PathBuf},
 };
 
@@ -64,7 +65,8 @@ impl Remote {
         &self.name
     }
 
-    /// Whether the local `file`, which is open at its start and has `size` bytes, is there under `key`.
+    /// Whether the local `file`, which is open at its start and has `size` bytes, is there under `key`. A file proves nothing
+    /// of itself: what is there under another name or by another mount must be a copy.
     ///
     /// # Errors
     /// Where the remote does not answer: then nothing is known.
@@ -77,14 +79,32 @@ impl Remote {
         if self.size(key).await? != Some(size) {
             return Ok(Proof::Unproven);
         }
+        if self.verify == Verify::Size && !matches!(self.place, Place::Folder(_)) {
+            return Ok(Proof::Proven);
+        }
+        let file = file().map_err(|error| self.failed("compare with a file", error))?;
+        if self.is_itself(key, &file).map_err(|error| self.failed("compare with a file", error))? {
+            return Ok(Proof::Unproven);
+        }
         match self.verify {
             Verify::Size => Ok(Proof::Proven),
             Verify::Hash => {
-                let file = file().map_err(|error| self.failed("compare with a file", error))?;
                 let ours = hash(pieces(file, self.name.clone())).await?;
                 let Some(bytes) = self.read(key).await? else { return Ok(Proof::Unproven) };
                 Ok(if hash(bytes).await? == ours { Proof::Proven } else { Proof::Unproven })
             }
+        }
+    }
+
+    /// Whether what is under `key` is the file itself.
+    fn is_itself(&self, key: &str, file: &File) -> io::Result<bool> {
+        match &self.place {
+            Place::Folder(folder) => {
+                let (ours, theirs) = (file.metadata()?, unless_absent(fs::metadata(folder.join(key)))?);
+                Ok(theirs.is_some_and(|theirs| (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino())))
+            }
+            #[cfg(feature = "s3")]
+            Place::S3(_) => Ok(false),
         }
     }
 
@@ -194,6 +214,22 @@ mod tests {
         let bytes: Vec<bytes::Bytes> = sizes.read("images/a.png").await.unwrap().unwrap().try_collect().await.unwrap();
         assert_eq!(bytes.concat(), b"four");
         assert_eq!(fs::read_dir(folder.path().join("cdn/images")).unwrap().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_file_proves_nothing_of_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, other) = (folder.path().join("data"), folder.path().join("other"));
+        fs::create_dir(&data).unwrap();
+        fs::write(data.join("a.png"), "four").unwrap();
+        std::os::unix::fs::symlink(&data, &other).unwrap();
+        for place in [data.clone(), other] {
+            for verify in [Verify::Size, Verify::Hash] {
+                let remote = Remote::open(&ObjectsUrl::Folder(place.clone()), verify).unwrap();
+                let proof = remote.prove("a.png", 4, || File::open(data.join("a.png"))).await.unwrap();
+                assert_eq!(proof, Proof::Unproven);
+            }
+        }
     }
 
     #[tokio::test]

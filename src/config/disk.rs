@@ -40,6 +40,14 @@ pub(super) fn job(section: &Section<'_>) -> Option<DiskConfig> {
         if pressure.is_some() && media.is_none() {
             section.refuse("media", "is required where `pressure` is set: it says what may go");
         }
+        if let (Some(root), Some(RemoteConfig { objects: ObjectsUrl::Folder(folder), .. })) = (&root, &remote) {
+            let root = section.reader.folder.join(root);
+            let is_media = |path: &PathBuf| folder.starts_with(root.join(path));
+            if *folder == root || media.iter().flat_map(|media| &media.paths).any(is_media) {
+                section
+                    .refuse("remote", "must not be the root, nor in a folder of media: what is there would be swept");
+            }
+        }
         if event_logs.is_empty() && media.is_none() {
             section.warn("has neither event_logs nor media: it looks for leaked temporaries only");
         } else if media.is_some() && pressure.is_none() && remote.is_none() {

@@ -89,6 +89,8 @@ pub struct Disk {
     /// Opened by [`prepare`](Job::prepare).
     root: Option<Root>,
     remote: Option<Remote>,
+    /// How many questions in a row it gave no answer to.
+    unanswered: usize,
     step: Step,
     pages: Option<Pages>,
     /// What refers to media, as it was when the present step began.
@@ -120,6 +122,7 @@ impl Disk {
             switch,
             root: None,
             remote: None,
+            unanswered: 0,
             step: Step::Temporaries,
             pages: None,
             references: None,
@@ -364,6 +367,9 @@ impl Job for Disk {
     }
 
     async fn rest(&mut self, leave: Leave<'_>, _: Duration, tally: &mut Tally) -> Result<bool, JobError> {
+        if self.is_remote_silent() {
+            tally.fail("remote", &media::Silent);
+        }
         self.look_again(leave, tally).await;
         Ok(false)
     }

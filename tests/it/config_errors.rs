@@ -153,6 +153,14 @@ fn each_key_of_the_process_has_its_rule() {
             "3:8: jobs.x.root = \"/\": must be a folder, neither `/` nor a home, such as \"/app/.data\"",
         ),
         (
+            "[jobs.x]\nkind = \"disk\"\nroot = \"/app\"\nremote = { objects = \"file:///app\" }",
+            "1:7: jobs.x.remote: must not be the root, nor in a folder of media: what is there would be swept",
+        ),
+        (
+            "[jobs.x]\nkind = \"disk\"\nroot = \"/app\"\nmedia = { paths = [\"m\"] }\nremote = { objects = \"file:/app/m/x\" }",
+            "1:7: jobs.x.remote: must not be the root, nor in a folder of media: what is there would be swept",
+        ),
+        (
             "[jobs.x]\nkind = \"volumes\"\ntable = \"threads\"",
             "2:8: jobs.x.kind = \"volumes\": this version has jobs of the kinds \"retention\", \"orphans\" and \"disk\" only",
         ),

@@ -27,6 +27,7 @@ mod disk_escapes;
 mod disk_host;
 mod disk_job;
 mod disk_references;
+mod disk_remote;
 mod disk_rotate;
 mod dynamodb;
 mod e2e_embedded;

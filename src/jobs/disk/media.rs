@@ -15,8 +15,14 @@ use crate::{
     },
 };
 
-/// How many files the remote is asked about at once.
+/// How many files the remote is asked about at once. Where so many in a row get no answer it is not asked any more: each may
+/// have taken as long as the client waits.
 const ASKED_AT_ONCE: usize = 16;
+
+/// The remote gave no answer to so many questions in a row.
+#[derive(Debug, thiserror::Error)]
+#[error("{ASKED_AT_ONCE} questions in a row got no answer: it is not asked any more, and what it may not have stays")]
+pub(super) struct Silent;
 
 /// What is known of a file of media.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +46,9 @@ impl Disk {
 
     /// The next files that the age lets go; none where there is no remote.
     pub(super) async fn next_aged(&mut self, limit: usize, tally: &mut Tally) -> Result<Option<Vec<Doomed>>, JobError> {
-        let (Some(media), Some(_)) = (&self.config.media, &self.remote) else { return Ok(None) };
+        let (Some(media), Some(_), false) = (&self.config.media, &self.remote, self.is_remote_silent()) else {
+            return Ok(None);
+        };
         if self.pages.is_none() {
             let (config, before) = (Arc::clone(&self.config), self.before(media.max_age));
             let is_aged = move |entry: &Entry<'_>| entry.seen.modified < before && Self::is_free(&config, &entry.path);
@@ -63,12 +71,17 @@ impl Disk {
     }
 
     /// What is known of each of these files; what stays is counted.
-    pub(super) async fn standings(&self, page: &[Entry<'static>], tally: &mut Tally) -> Vec<Standing> {
-        let root = self.root();
-        let asked: Vec<_> = page.iter().map(|entry| self.ask(&root, entry)).collect();
-        let proofs: Vec<_> = stream::iter(asked).buffered(ASKED_AT_ONCE).collect().await;
+    pub(super) async fn standings(&mut self, page: &[Entry<'static>], tally: &mut Tally) -> Vec<Standing> {
         let mut standings = Vec::with_capacity(page.len());
-        for (entry, proof) in page.iter().zip(proofs) {
+        let mut unanswered = self.unanswered;
+        let root = self.root();
+        let mut proofs =
+            stream::iter(page.iter().map(|entry| self.ask(&root, entry)).collect::<Vec<_>>()).buffered(ASKED_AT_ONCE);
+        while unanswered < ASKED_AT_ONCE
+            && let Some(proof) = proofs.next().await
+        {
+            let entry = &page[standings.len()];
+            unanswered = if proof.is_err() { unanswered + 1 } else { 0 };
             let referenced = self.references.as_ref().map(|references| references.referenced(&entry.path));
             let standing = match (proof, referenced) {
                 (Ok(Proof::Proven), _) => Standing::Proven,
@@ -85,7 +98,15 @@ impl Disk {
             };
             standings.push(standing);
         }
+        drop(proofs);
+        self.unanswered = unanswered;
+        standings.resize(page.len(), Standing::Kept);
         standings
+    }
+
+    /// Whether the remote gave no answer for so long that it is not asked any more.
+    pub(super) const fn is_remote_silent(&self) -> bool {
+        self.unanswered >= ASKED_AT_ONCE
     }
 
     async fn ask(&self, root: &Root, entry: &Entry<'static>) -> Result<Proof, crate::blobs::BlobError> {

@@ -63,6 +63,9 @@ impl Disk {
         }
         loop {
             let mut pressure = self.pressure.take()?;
+            if self.is_remote_silent() {
+                pressure = Pressure { is_last: true, ..Pressure::new(pressure.wanted_bytes, Turn::Rest) };
+            }
             if pressure.found.is_empty() && !pressure.is_last && pressure.wanted_bytes > 0 {
                 self.find(&mut pressure, tally).await;
             }
@@ -130,7 +133,7 @@ impl Disk {
     }
 
     /// Takes of what was found as much as has to go.
-    async fn take(&self, pressure: &mut Pressure, limit: usize, tally: &mut Tally) -> Vec<Doomed> {
+    async fn take(&mut self, pressure: &mut Pressure, limit: usize, tally: &mut Tally) -> Vec<Doomed> {
         let count = limit.min(pressure.found.len());
         let page: Vec<Entry<'static>> = pressure.found.drain(..count).collect();
         let standings = match self.remote {
