@@ -38,7 +38,7 @@ pub async fn run_beat(janitor: Janitor, stop: CancellationToken) {
 }
 
 /// Enqueues the ticks of this host's own jobs on the queue of `janitor`, each from its `initial_delay` on.
-pub(crate) async fn run_host_beat(janitor: Janitor, stop: CancellationToken) {
+pub async fn run_host_beat(janitor: Janitor, stop: CancellationToken) {
     let own = janitor.config().jobs.values().filter_map(|job| match &job.kind {
         JobKind::Disk(disk) => Some((job.name.clone(), disk.initial_delay)),
         JobKind::Retention(_) | JobKind::Orphans(_) => None,

@@ -13,7 +13,7 @@ use crate::{
     ledger::{Ledger, LedgerError},
     lock::{Lock, LockKey},
     metrics::Metrics,
-    queue::{Enqueued, Queue, QueueError, Request},
+    queue::{Dead, Enqueued, Queue, QueueError, Request, Stats},
     report::{Mode, Report},
     runs::{self, RunStore, StoreError},
 };
@@ -168,6 +168,25 @@ impl Janitor {
     }
 
     /// The same janitor over the queue of this host's own jobs; `None` where it has none, or all jobs have one queue.
+    ///
+    /// A monitor that is to run them, too, has a worker for each queue:
+    /// ```no_run
+    /// use apalis::prelude::Monitor;
+    /// use apalis_janitor::{Janitor, beat::run_host_beat, config::Config};
+    /// use tokio_util::sync::CancellationToken;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let janitor = Janitor::connect(Config::load("janitor.toml")?).await?;
+    /// let mut monitor = Monitor::new();
+    /// if let Some(own) = janitor.of_own_host() {
+    ///     tokio::spawn(run_host_beat(own.clone(), CancellationToken::new()));
+    ///     monitor = monitor.register(move |_| own.worker("w1@host"));
+    /// }
+    /// monitor.register(move |_| janitor.worker("w1")).run().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn of_own_host(&self) -> Option<Self> {
         let has_own = self.config().jobs.values().any(|job| job.kind.is_of_host());
@@ -179,6 +198,34 @@ impl Janitor {
     pub fn of_host(&self, host: &str) -> Option<Self> {
         let queue = self.queue().of_host(host)?;
         Some(Self(Arc::new(Parts { queue, ..Parts::clone(&self.0) })))
+    }
+
+    /// The queues that this host's workers take from: the one of all hosts, and its own where it has jobs of its own.
+    #[must_use]
+    pub fn queues(&self) -> Vec<Arc<dyn Queue>> {
+        let own = self.of_own_host();
+        std::iter::once(self).chain(&own).map(|janitor| Arc::clone(janitor.queue())).collect()
+    }
+
+    /// How many requests wait, run and are dead on [these queues](Self::queues).
+    pub async fn stats(&self) -> Result<Stats, QueueError> {
+        let mut all = Stats::default();
+        for queue in self.queues() {
+            let Stats { waiting, running, dead } = queue.stats().await?;
+            all = Stats { waiting: all.waiting + waiting, running: all.running + running, dead: all.dead + dead };
+        }
+        Ok(all)
+    }
+
+    /// The newest dead requests of [these queues](Self::queues), up to `limit`.
+    pub async fn dead(&self, limit: usize) -> Result<Vec<Dead>, QueueError> {
+        let mut all = Vec::new();
+        for queue in self.queues() {
+            all.append(&mut queue.dead(limit).await?);
+        }
+        all.sort_by_key(|dead| std::cmp::Reverse(dead.at));
+        all.truncate(limit);
+        Ok(all)
     }
 
     /// The janitor over the queue that requests for `job` go to: this host's own where the job belongs to a host.

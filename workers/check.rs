@@ -164,7 +164,7 @@ fn mode(path: &Path) -> Option<u32> {
 }
 
 async fn about_janitor(janitor: &Janitor) -> Vec<Finding> {
-    let mut findings = vec![match janitor.queue().stats().await {
+    let mut findings = vec![match janitor.stats().await {
         Ok(stats) => {
             let text = format!("{} waiting, {} running, {} dead", stats.waiting, stats.running, stats.dead);
             let level = if stats.dead > 0 { Level::Warning } else { Level::Ok };

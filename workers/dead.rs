@@ -1,6 +1,6 @@
 //! `janitor dead`: requests that were given up.
 
-use apalis_janitor::{Janitor, queue::Dead};
+use apalis_janitor::queue::Dead;
 use serde_json::json;
 
 use crate::app::{App, Fail, Reply};
@@ -39,17 +39,9 @@ enum Action {
 /// Does one of the three.
 pub async fn run(app: &App, args: &Args) -> Reply {
     let janitor = app.janitor().await?;
-    // This host's own requests are on a queue of their own.
-    let queues: Vec<_> = std::iter::once(janitor.clone()).chain(janitor.of_own_host()).collect();
-    let queues = queues.iter().map(Janitor::queue);
     match &args.action {
         Action::Ls { limit } => {
-            let mut dead = Vec::new();
-            for queue in queues {
-                dead.append(&mut queue.dead(usize::from(*limit)).await.map_err(|error| Fail::of(&error))?);
-            }
-            dead.sort_by_key(|dead| std::cmp::Reverse(dead.at));
-            dead.truncate(usize::from(*limit));
+            let dead = janitor.dead(usize::from(*limit)).await.map_err(|error| Fail::of(&error))?;
             if app.out.is_json() {
                 app.out.json(&dead)?;
             } else {
@@ -60,14 +52,14 @@ pub async fn run(app: &App, args: &Args) -> Reply {
         }
         Action::Retry { id } => {
             let mut found = false;
-            for queue in queues {
+            for queue in janitor.queues() {
                 found = found || queue.dead_retry(id).await.map_err(|error| Fail::of(&error))?;
             }
             settled(app, id, found, "retried")
         }
         Action::Drop { id } => {
             let mut found = false;
-            for queue in queues {
+            for queue in janitor.queues() {
                 found = found || queue.dead_drop(id).await.map_err(|error| Fail::of(&error))?;
             }
             settled(app, id, found, "dropped")

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use apalis_janitor::{
     Janitor,
     config::JobConfig,
-    queue::{Dead, Stats},
+    queue::Dead,
     report::{Mode, Outcome, Report},
 };
 use chrono::{DateTime, TimeDelta, Utc};
@@ -53,12 +53,8 @@ struct Status {
 /// Shows the state of all jobs.
 pub async fn run(app: &App, args: &Args) -> Reply {
     let janitor = app.janitor().await?;
-    let (mut dead, mut stats) = (Vec::new(), Stats::default());
-    for janitor in std::iter::once(janitor.clone()).chain(janitor.of_own_host()) {
-        dead.append(&mut janitor.queue().dead(DEAD_MAX).await.map_err(|error| Fail::of(&error))?);
-        let Stats { waiting, running, dead } = janitor.queue().stats().await.map_err(|error| Fail::of(&error))?;
-        stats = Stats { waiting: stats.waiting + waiting, running: stats.running + running, dead: stats.dead + dead };
-    }
+    let dead = janitor.dead(DEAD_MAX).await.map_err(|error| Fail::of(&error))?;
+    let stats = janitor.stats().await.map_err(|error| Fail::of(&error))?;
     let (by_job, stray) = count(&janitor, &dead);
     let mut all = Vec::new();
     for job in janitor.config().jobs.values() {

@@ -110,7 +110,7 @@ async fn healthz(State(shared): State<Shared>) -> impl IntoResponse {
 
 impl Shared {
     async fn stats(&self) -> Result<Stats, String> {
-        in_time(self.janitor.queue().stats()).await
+        in_time(self.janitor.stats()).await
     }
 
     async fn health(&self, stats: Stats) -> serde_json::Value {
@@ -133,7 +133,7 @@ impl Shared {
         if dead == 0 {
             return by_job;
         }
-        for entry in in_time(self.janitor.queue().dead(DEAD_MAX)).await.unwrap_or_default() {
+        for entry in in_time(self.janitor.dead(DEAD_MAX)).await.unwrap_or_default() {
             if let Some((_, job)) = entry.fields.into_iter().find(|(field, _)| field == "job") {
                 *by_job.entry(job).or_default() += 1;
             }

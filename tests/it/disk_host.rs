@@ -37,6 +37,23 @@ async fn it_runs_on_the_host_that_is_asked() {
 }
 
 #[tokio::test]
+async fn what_waits_for_the_host_is_counted_there() {
+    let server = RedisServer::start().await;
+    let host = |name: &str| world(&format!("[redis]\nurl = \"{}\"\n[worker]\nhost = \"{name}\"\n", server.url()), "");
+    let (one, other) = (host("w1"), host("w2"));
+    fs::create_dir(disk_of(&one)).unwrap();
+    fs::create_dir(disk_of(&other)).unwrap();
+    one.stdout("enqueue disk");
+    let waiting = |cli: &Cli| {
+        let findings = cli.json("check --json");
+        let queue = findings.as_array().unwrap().iter().find(|finding| finding["about"] == "queue").cloned();
+        queue.unwrap()["text"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(waiting(&one), "1 waiting, 0 running, 0 dead");
+    assert_eq!(waiting(&other), "0 waiting, 0 running, 0 dead");
+}
+
+#[tokio::test]
 async fn each_host_ticks_its_own() {
     let server = RedisServer::start().await;
     let host = |name: &str| {

@@ -128,10 +128,10 @@ async fn a_long_log_makes_room_and_no_media_goes_for_it() {
     const LINES: usize = 530_000;
     let job = "event_logs = [{ path = \"events.jsonl\", max_size = \"50MB\", keep_lines = 10000 }]\n\
                pressure = { high = \"70%\", low = \"60%\" }\nprotect = [\"*.json\", \"agent-keypair.json\"]\n";
-    let line = |number: usize| format!("{{\"type\":\"post\",\"n\":{number},\"text\":\"{}\"}}\n", "x".repeat(75));
+    let post = |number: usize| format!("{{\"type\":\"post\",\"n\":{number},\"text\":\"{}\"}}\n", "x".repeat(75));
     let mut live = None;
     let (cli, disk, report) = swept_by_up(job, |cli| {
-        let lines: String = (0..LINES).map(line).collect();
+        let lines: String = (0..LINES).map(post).collect();
         assert!(lines.len() > 56_000_000);
         fs::write(cli.path().join("data/events.jsonl"), lines).unwrap();
         for number in 0..18 {
@@ -140,7 +140,7 @@ async fn a_long_log_makes_room_and_no_media_goes_for_it() {
         put(cli, "agent-keypair.json", 64, 900.0);
         posts(cli, &["images/00.png".to_owned()]);
         assert!(used_share(&disk_of(cli)) > 0.7);
-        live = Some(append(cli.path().join("data/events.jsonl"), LINES, line));
+        live = Some(append(cli.path().join("data/events.jsonl"), LINES, post));
     })
     .await;
     let (is_over, writer) = live.unwrap();
@@ -153,7 +153,7 @@ async fn a_long_log_makes_room_and_no_media_goes_for_it() {
     let first = usize::try_from(report["deleted"]["lines"].as_u64().unwrap()).unwrap();
     assert!((LINES - 10_000..end).contains(&first) && end > LINES, "{first} of {end}: {report}");
     let log = fs::read_to_string(disk.0.join("events.jsonl")).unwrap();
-    assert!(log == (first..end).map(line).collect::<String>(), "not the lines {first} to {end}");
+    assert!(log == (first..end).map(post).collect::<String>(), "not the lines {first} to {end}");
     assert_eq!((names(&disk.0.join("images")).len(), referenced(&disk.0).len()), (18, 1));
     assert_eq!(fs::read(cli.path().join("data/agent-keypair.json")).unwrap(), [b'x'; 64]);
 }
