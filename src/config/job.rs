@@ -115,12 +115,12 @@ fn retention(section: &Section<'_>) -> Option<RetentionConfig> {
         Found::Absent | Found::Refused | Found::Given(_) => String::new(),
     };
     let day = Duration::from_hours(24);
-    let (time, pause) = store.as_ref().unwrap_or(&StoreUrl::Memory).pace();
+    let (size, time, pause) = store.as_ref().unwrap_or(&StoreUrl::Memory).pace();
     let config = RetentionConfig {
         store: store.clone().unwrap_or(StoreUrl::Memory),
         layout,
         retention_days: section.read("retention_days", days),
-        batch_size: section.read("batch_size", batch_size).unwrap_or_default(),
+        batch_size: section.read("batch_size", batch_size).unwrap_or(size),
         batch_time: section.read("batch_time", duration(Duration::from_millis(10)..=day)).unwrap_or(time),
         batch_pause: section.read("batch_pause", duration(Duration::ZERO..=Duration::from_hours(1))).unwrap_or(pause),
         run_limit: section.read("run_limit", whole(0..=i64::MAX)).and_then(|most| NonZeroU64::new(most.unsigned_abs())),

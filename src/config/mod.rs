@@ -291,11 +291,11 @@ pub struct RetentionConfig {
     pub layout: String,
     /// How long ended runs stay where no rule matches; none: for ever.
     pub retention_days: Option<RetentionDays>,
-    /// The most runs in one transaction; default 1,000.
+    /// The most runs in one transaction; default 1,000, with Citus 5,000.
     pub batch_size: BatchSize,
-    /// How long a transaction should last at most; default 250 ms.
+    /// How long a transaction should last at most; default 250 ms, and more where others do not wait for it.
     pub batch_time: Duration,
-    /// The longest pause between transactions; default 100 ms.
+    /// The longest pause between transactions; default 100 ms in SQLite, else none.
     pub batch_pause: Duration,
     /// The most runs of one execution; none: no limit.
     pub run_limit: Option<NonZeroU64>,

@@ -9,7 +9,7 @@ use std::{
 use super::{
     cassandra::CassandraUrl,
     urls::{SecretUrl, local_path, sqlite_path},
-    values::did_you_mean,
+    values::{BatchSize, did_you_mean},
 };
 
 /// A store of runs, as configured.
@@ -82,17 +82,19 @@ impl StoreUrl {
 }
 
 impl StoreUrl {
-    /// How long a batch lasts, and the longest pause behind it, where the job does not say. In a SQLite file every writer
-    /// waits for a batch; elsewhere only who writes the same runs does, and with DynamoDB nobody.
-    pub(super) const fn pace(&self) -> (Duration, Duration) {
+    /// The most runs of a batch, how long it lasts, and the longest pause behind it, where the job does not say. In a SQLite
+    /// file every writer waits for a batch; elsewhere only who writes the same runs does, and with DynamoDB nobody. With
+    /// Citus each batch costs a statement for each shard.
+    pub(super) fn pace(&self) -> (BatchSize, Duration, Duration) {
         let (time, pause) = match self {
             Self::Memory | Self::Sqlite(_) => (250, 100),
-            Self::File(_) | Self::Postgres(_) | Self::Citus(_) => (250, 0),
+            Self::File(_) | Self::Postgres(_) => (250, 0),
             Self::Mysql(_) => (500, 0),
-            Self::Cassandra(_) => (1_000, 0),
+            Self::Citus(_) | Self::Cassandra(_) => (1_000, 0),
             Self::Dynamodb { .. } => (10_000, 0),
         };
-        (Duration::from_millis(time), Duration::from_millis(pause))
+        let size = if matches!(self, Self::Citus(_)) { BatchSize::LARGE } else { BatchSize::default() };
+        (size, Duration::from_millis(time), Duration::from_millis(pause))
     }
 }
 

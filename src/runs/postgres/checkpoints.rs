@@ -92,19 +92,25 @@ impl PostgresStore {
     }
 
     /// The keys that look like those of `gone`.
-    pub(super) async fn candidates(&self, work: &mut Work<'_>, gone: &[&str]) -> Result<HashSet<String>, StoreError> {
-        let by_run = format!(
-            "SELECT p.step_run_id FROM unnest($1::text[]) AS b (run_id) JOIN checkpoints AS p ON {}",
-            self.keys.condition
-        );
-        let by_step = "SELECT p.step_run_id FROM steps AS s JOIN checkpoints AS p ON p.step_run_id = s.step_id \
-                       WHERE s.run_id = ANY($1)";
-        let mut keys = HashSet::new();
-        for text in [by_run, by_step.to_owned()].into_iter().take(if self.tables.has("steps") { 2 } else { 1 }) {
-            let query = sqlx::query_scalar::<_, String>(statement(text)).bind(gone);
+    async fn candidates(&self, work: &mut Work<'_>, gone: &[&str]) -> Result<HashSet<String>, StoreError> {
+        let mut keys = self.keys_by_run(work, gone).await?;
+        if self.tables.has("steps") {
+            let text = "SELECT p.step_run_id FROM steps AS s JOIN checkpoints AS p ON p.step_run_id = s.step_id \
+                        WHERE s.run_id = ANY($1)";
+            let query = sqlx::query_scalar::<_, String>(text).bind(gone);
             keys.extend(work.run(async |connection| query.fetch_all(connection).await).await?);
         }
         Ok(keys)
+    }
+
+    /// The keys that begin with the id of one of `gone`.
+    pub(super) async fn keys_by_run(&self, work: &mut Work<'_>, gone: &[&str]) -> Result<HashSet<String>, StoreError> {
+        let text = format!(
+            "SELECT p.step_run_id FROM unnest($1::text[]) AS b (run_id) JOIN checkpoints AS p ON {}",
+            self.keys.condition
+        );
+        let query = sqlx::query_scalar::<_, String>(statement(text)).bind(gone);
+        Ok(HashSet::from_iter(work.run(async |connection| query.fetch_all(connection).await).await?))
     }
 
     /// Keys with the runs beside `gone` that may own them: by the key's beginning, or by a step of that id.

@@ -124,7 +124,8 @@ impl PostgresStore {
         Ok((held.len(), deleted.into_iter().collect::<Result<_, _>>()?))
     }
 
-    /// Deletes the runs of each shard with what names them, in one statement: there are no foreign keys between shards.
+    /// Deletes the runs of each shard with what names them, in one statement: there are no foreign keys between shards. The
+    /// same statement finds the checkpoints by the steps that it deletes, where the steps are.
     async fn delete_shards(
         &self,
         work: &mut Work<'_>,
@@ -133,7 +134,7 @@ impl PostgresStore {
         let mut keys = HashSet::new();
         if self.tables.has("checkpoints") {
             let gone: Vec<&str> = shards.values().flatten().map(|run| run.id.as_str()).collect();
-            keys = self.candidates(work, &gone).await?;
+            keys = self.keys_by_run(work, &gone).await?;
         }
         let tables: Vec<(&str, &str)> = self
             .layout
@@ -143,22 +144,16 @@ impl PostgresStore {
             .filter(|(table, _)| self.tables.has(table))
             .chain([(self.layout.runs, "runs")])
             .collect();
-        let each = |form: &dyn Fn(usize, &str) -> String| {
-            tables.iter().enumerate().map(|(at, (table, _))| form(at, table)).collect::<Vec<_>>().join(", ")
-        };
-        let text = format!(
-            "WITH {} SELECT ARRAY[{}]",
-            each(&|at, table| format!("d{at} AS (DELETE FROM {table} WHERE run_id = ANY($1) RETURNING 1)")),
-            each(&|at, _| format!("(SELECT count(*) FROM d{at})"))
-        );
+        let text = self.delete_statement(&tables);
         let mut done = Done::default();
         for runs in shards.values().filter(|runs| !runs.is_empty()) {
             let ids: Vec<&str> = runs.iter().map(|run| run.id.as_str()).collect();
-            let query = sqlx::query_scalar::<_, Vec<i64>>(statement(text.clone())).bind(ids);
-            let counts = work.run(async |connection| query.fetch_one(connection).await).await?;
+            let query = sqlx::query_as::<_, (Vec<i64>, Vec<String>)>(statement(text.clone())).bind(ids);
+            let (counts, by_step) = work.run(async |connection| query.fetch_one(connection).await).await?;
             for ((_, kind), count) in tables.iter().zip(counts) {
                 done.counts.add(kind, u64::try_from(count).unwrap_or(0));
             }
+            keys.extend(by_step);
             done.gone.extend(runs.iter().map(|run| run.id.clone()));
         }
         let (gone, count) = (done.gone.len() as u64, done.counts.get("runs"));
@@ -167,6 +162,24 @@ impl PostgresStore {
             return Err(StoreError::Refused { store: self.name, source: source.into() });
         }
         Ok((done, keys))
+    }
+
+    /// The statement that deletes the rows of `tables` for the runs in `$1`, and answers how many of each, and which
+    /// checkpoints have the id of such a step.
+    fn delete_statement(&self, tables: &[(&str, &str)]) -> String {
+        let mut deletes = Vec::new();
+        for (table, _) in tables {
+            let column = if *table == "steps" { "step_id" } else { "1" };
+            deletes.push(format!("gone_{table} AS (DELETE FROM {table} WHERE run_id = ANY($1) RETURNING {column})"));
+        }
+        let counts: Vec<String> =
+            tables.iter().map(|(table, _)| format!("(SELECT count(*) FROM gone_{table})")).collect();
+        let by_step = if self.tables.has("steps") && self.tables.has("checkpoints") {
+            "(SELECT coalesce(array_agg(p.step_run_id), '{}') FROM gone_steps AS s JOIN checkpoints AS p ON p.step_run_id = s.step_id)"
+        } else {
+            "'{}'::text[]"
+        };
+        format!("WITH {} SELECT ARRAY[{}], {by_step}", deletes.join(", "), counts.join(", "))
     }
 
     /// Commits one after the other, each with its checkpoints: the table of these is locked for whoever writes it. A key that

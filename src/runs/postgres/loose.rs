@@ -129,8 +129,9 @@ impl PostgresStore {
             self.windows(&mut work, after, look).await
         };
         let step = step.await;
-        let is_real = look.is_real && step.is_ok();
-        if is_real {
+        // Where nothing went there is nothing that a commit would have to bring to the disk.
+        let has_changed = look.is_real && step.as_ref().is_ok_and(|step| step.counts.iter().next().is_some());
+        if has_changed {
             work.commit().await?;
         } else {
             work.roll_back().await;
