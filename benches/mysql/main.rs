@@ -6,6 +6,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that panics fails, which is what is wanted")]
 
+#[allow(dead_code, reason = "the tests need more of it")]
+#[path = "../../tests/it/certificates.rs"]
+mod certificates;
 #[path = "../sqlite/child.rs"]
 mod child;
 #[path = "../../tests/it/mysql.rs"]

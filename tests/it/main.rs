@@ -13,6 +13,7 @@ mod blob_random;
 mod blob_store;
 mod blob_stuck;
 mod cassandra;
+mod certificates;
 mod cli;
 mod cli_blobs;
 mod cli_catalog;

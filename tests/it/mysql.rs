@@ -13,7 +13,10 @@ use std::{
 
 use sqlx::{Connection, MySqlConnection};
 
-use crate::redis::free_port;
+use crate::{
+    certificates::{authority, certify},
+    redis::free_port,
+};
 
 /// How long the server may take to answer.
 const READY_MAX: Duration = Duration::from_secs(30);
@@ -56,6 +59,17 @@ impl Server {
     /// A server with more options, which come after those of the tests.
     pub fn start_with(options: &'static [&'static str]) -> Self {
         start(options)
+    }
+
+    /// A server that speaks TLS, with a certificate for 127.0.0.1.
+    pub fn start_with_tls() -> Self {
+        leave_out();
+        start_in(&install(true), &["--ssl-cert=server.crt", "--ssl-key=server.key"])
+    }
+
+    /// The certificate of who vouches for it.
+    pub fn authority(&self) -> PathBuf {
+        authority(&self.folder.join("data"))
     }
 
     /// An empty database.
@@ -150,6 +164,11 @@ fn client(socket: &Path, statements: &str) -> Output {
 }
 
 fn start(more: &'static [&'static str]) -> Server {
+    start_in(&install(false), more)
+}
+
+/// Makes the folder of a server.
+fn install(has_tls: bool) -> PathBuf {
     // Its own, and removed by hand: the server runs as another user where the tests run as root.
     let folder = tempfile::Builder::new().prefix("janitor-mysql-").tempdir().expect("a temporary folder").keep();
     let mut install = Command::new("mariadb-install-db");
@@ -166,10 +185,27 @@ fn start(more: &'static [&'static str]) -> Server {
         "CREATE USER IF NOT EXISTS {USER}@'127.0.0.1' IDENTIFIED BY '{PASSWORD}';\nGRANT ALL ON *.* TO {USER}@'127.0.0.1' WITH GRANT OPTION;\n"
     );
     std::fs::write(folder.join("init.sql"), user).expect("written");
+    if has_tls {
+        certify(shell(), &folder, &folder.join("data"));
+    }
+    folder
+}
+
+/// A shell of who runs the server.
+fn shell() -> Command {
+    if !rustix::process::geteuid().is_root() {
+        return Command::new("sh");
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=mysql", "--regid=mysql", "--init-groups", "--", "sh"]);
+    command
+}
+
+fn start_in(folder: &Path, more: &'static [&'static str]) -> Server {
     for _ in 0..PORTS_MAX {
         let port = free_port();
-        if let Some(watch) = serve(&folder, port, more) {
-            return Server { folder, port, more, watch: Some(watch) };
+        if let Some(watch) = serve(folder, port, more) {
+            return Server { folder: folder.to_owned(), port, more, watch: Some(watch) };
         }
     }
     panic!("mariadbd did not start on {PORTS_MAX} ports");

@@ -12,7 +12,10 @@ use std::{
 
 use sqlx::{Connection, PgConnection};
 
-use crate::redis::free_port;
+use crate::{
+    certificates::{authority, certify},
+    redis::free_port,
+};
 
 /// How long the server may take to answer.
 const READY_MAX: Duration = Duration::from_secs(30);
@@ -33,16 +36,6 @@ read -r _
 kill -QUIT "$server" 2>/dev/null
 wait "$server"
 rm -rf "${2%/data}"
-"#;
-
-const CERTIFY: &str = r#"
-key='ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes'
-openssl req -x509 -newkey $key -days 2 -subj '/CN=authority of a test' -keyout ca.key -out ca.crt
-openssl req -newkey $key -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1 -keyout "$1/server.key" -out server.csr
-openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -copy_extensions copy -out "$1/server.crt"
-chmod 600 "$1/server.key"
-chmod 755 . && chmod 644 ca.crt
-echo 'ssl = on' >> "$1/postgresql.conf"
 "#;
 
 #[derive(Debug)]
@@ -71,7 +64,7 @@ impl TlsServer {
 
     /// The certificate of who vouches for it.
     pub fn authority(&self) -> PathBuf {
-        self.0.data.with_file_name("ca.crt")
+        authority(&self.0.data)
     }
 }
 
@@ -157,7 +150,10 @@ fn launch(bin: &Path, has_tls: bool) -> Option<Server> {
     let others = std::fs::read_to_string(&rules).expect("the rules of a new server");
     std::fs::write(&rules, asked + &others).expect("rules that can be written");
     if has_tls {
-        certify(&folder, &data);
+        certify(as_user(Path::new("sh")), &folder, &data);
+        let settings = data.join("postgresql.conf");
+        let own = std::fs::read_to_string(&settings).expect("the settings of a new server");
+        std::fs::write(&settings, own + "ssl = on\n").expect("settings that can be written");
     }
     let port = free_port();
     let mut watch = as_user(Path::new("sh"));
@@ -169,13 +165,6 @@ fn launch(bin: &Path, has_tls: bool) -> Option<Server> {
     drop(watch.stdin.take());
     watch.wait().expect("our own child");
     None
-}
-
-/// Makes an authority, and a certificate of the server that it vouches for.
-fn certify(folder: &Path, data: &Path) {
-    let mut shell = as_user(Path::new("sh"));
-    let made = shell.args(["-ec", CERTIFY, "sh"]).arg(data).current_dir(folder).output().expect("sh");
-    assert!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
 }
 
 /// Waits until the server of this folder answers; `false` where it ended instead.

@@ -8,6 +8,7 @@ pub mod files;
 mod mysql;
 mod mysql_edges;
 mod mysql_outages;
+mod mysql_tls;
 mod postgres_check;
 mod postgres_edges;
 mod postgres_tls;
