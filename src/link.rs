@@ -1,13 +1,19 @@
 //! Connections to Redis: a pool for single commands, and a connection of one's own for what blocks.
+//!
+//! All keys are in one slot, so that a cluster is one server too, for us: the one that has the slot. It is found, as a master
+//! is by Sentinels, before the first command, and again where it is not there or not the one any more: each connection asks
+//! when it is taken from the pool.
 
-use std::time::Duration;
+mod place;
+
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
-use deadpool_redis::{Manager, Pool, Runtime};
-use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, RedisError, RedisResult, ScriptInvocation,
-    aio::MultiplexedConnection,
-};
+use deadpool_redis::{Hook, HookError, Manager, Pool, PoolError, Runtime};
+use redis::{Client, ErrorKind, RedisError, RedisResult, ScriptInvocation, aio::MultiplexedConnection};
+use tokio::sync::Mutex;
+
+use self::place::{Place, connection};
 
 /// How long a connection may take to come up.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
@@ -91,7 +97,7 @@ pub struct Probe {
 /// Whether the client can read `url`.
 #[must_use]
 pub fn is_url(url: &str) -> bool {
-    url.into_connection_info().is_ok()
+    Place::parse(url).is_ok()
 }
 
 /// Where Redis is, and under which keys.
@@ -105,9 +111,18 @@ pub fn is_url(url: &str) -> bool {
 /// ```
 #[derive(Clone)]
 pub struct Link {
+    place: Arc<Place>,
+    /// The server that is spoken to; none: it is to be found.
+    server: Arc<Mutex<Option<Server>>>,
+    connections_max: usize,
+    namespace: String,
+}
+
+/// A server with the connections to it.
+#[derive(Clone)]
+struct Server {
     client: Client,
     pool: Pool,
-    namespace: String,
 }
 
 impl std::fmt::Debug for Link {
@@ -118,21 +133,22 @@ impl std::fmt::Debug for Link {
 }
 
 impl Link {
-    /// A link to the server of `url` (`redis://` or `rediss://`); nothing connects before it is used.
+    /// A link to the server of `url`: `redis://`, `redis+sentinel://host,host/name` or `redis+cluster://host,host`, each with
+    /// `rediss` for TLS. Nothing connects before it is used.
     ///
     /// # Errors
     /// [`LinkError::Url`], which does not show the URL.
     pub fn new(url: &str, namespace: &str) -> Result<Self, LinkError> {
         // The first call decides for the process; a provider that the program chose before is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::open(url).map_err(LinkError::Url)?;
-        Ok(Self { pool: pool(&client, POOL_MAX), client, namespace: namespace.to_owned() })
+        let place = Arc::new(Place::parse(url).map_err(LinkError::Url)?);
+        Ok(Self { place, server: Arc::default(), connections_max: POOL_MAX, namespace: namespace.to_owned() })
     }
 
     /// The same place with nothing shared: a pooled connection belongs to the runtime that made it.
     #[must_use]
     pub fn again(&self) -> Self {
-        Self { client: self.client.clone(), pool: pool(&self.client, 1), namespace: self.namespace.clone() }
+        Self { server: Arc::default(), connections_max: 1, ..self.clone() }
     }
 
     /// The key `{namespace}:what`. The braces put all our keys into one slot of a cluster.
@@ -141,10 +157,10 @@ impl Link {
         format!("{{{}}}:{what}", self.namespace)
     }
 
-    /// The server's host and port, for messages.
+    /// The server's host and port, or those of who knows it, for messages.
     #[must_use]
     pub fn place(&self) -> String {
-        self.client.get_connection_info().addr().to_string()
+        self.place.name()
     }
 
     /// Asks the server what it is, and whether it will do.
@@ -181,9 +197,62 @@ impl Link {
 
     /// A pooled connection.
     pub async fn get(&self) -> RedisResult<deadpool_redis::Connection> {
-        self.pool.get().await.map_err(|error| match error {
-            deadpool_redis::PoolError::Backend(error) => error,
-            error => (redis::ErrorKind::Io, "connect", error.to_string()).into(),
+        let server = self.server().await?;
+        match server.pool.get().await {
+            Err(PoolError::Backend(_) | PoolError::PostCreateHook(_)) if !self.place.is_fixed() => {
+                self.leave(&server).await;
+                self.server().await?.pool.get().await.map_err(pool_error)
+            }
+            answer => answer.map_err(pool_error),
+        }
+    }
+
+    /// The server to speak to; it is found first, where it is not known.
+    async fn server(&self) -> RedisResult<Server> {
+        let mut known = self.server.lock().await;
+        if let Some(server) = &*known {
+            return Ok(server.clone());
+        }
+        let client = self.place.find(&self.slot()).await?;
+        Ok(known.insert(Server { pool: self.pool(&client), client }).clone())
+    }
+
+    /// Does not speak to `server` any more: the next one to ask looks for another.
+    async fn leave(&self, server: &Server) {
+        let mut known = self.server.lock().await;
+        if known.as_ref().is_some_and(|known| {
+            known.client.get_connection_info().addr() == server.client.get_connection_info().addr()
+        }) {
+            *known = None;
+        }
+    }
+
+    /// A key in the slot of all our keys.
+    fn slot(&self) -> String {
+        self.key("slot")
+    }
+
+    fn pool(&self, client: &Client) -> Pool {
+        let manager = Manager::new_with_config(client.get_connection_info().clone(), connection(Duration::ZERO))
+            .expect("a client was made of the same address before");
+        let mut pool = Pool::builder(manager)
+            .max_size(self.connections_max)
+            .wait_timeout(Some(ANSWER_MAX))
+            .create_timeout(Some(CONNECT_MAX))
+            .recycle_timeout(Some(CONNECT_MAX))
+            .runtime(Runtime::Tokio1);
+        if !self.place.is_fixed() {
+            pool = pool.post_create(self.proof()).pre_recycle(self.proof());
+        }
+        pool.build().expect("a pool with timeouts has a runtime")
+    }
+
+    /// Asks the server of each connection whether it still is the one.
+    fn proof(&self) -> Hook {
+        let (place, slot) = (Arc::clone(&self.place), self.slot());
+        Hook::async_fn(move |connection: &mut MultiplexedConnection, _| {
+            let (place, slot) = (Arc::clone(&place), slot.clone());
+            Box::pin(async move { place.prove(connection, &slot).await.map_err(HookError::Backend) })
         })
     }
 
@@ -194,7 +263,27 @@ impl Link {
 
     /// A connection of one's own, on which an answer may take `block` longer.
     pub async fn dedicated(&self, block: Duration) -> RedisResult<MultiplexedConnection> {
-        self.client.get_multiplexed_async_connection_with_config(&connection(block)).await
+        let server = self.server().await?;
+        match self.connect(&server, block).await {
+            Err(_) if !self.place.is_fixed() => {
+                self.leave(&server).await;
+                self.connect(&self.server().await?, block).await
+            }
+            answer => answer,
+        }
+    }
+
+    async fn connect(&self, server: &Server, block: Duration) -> RedisResult<MultiplexedConnection> {
+        let mut connected = server.client.get_multiplexed_async_connection_with_config(&connection(block)).await?;
+        self.place.prove(&mut connected, &self.slot()).await?;
+        Ok(connected)
+    }
+}
+
+fn pool_error(error: PoolError) -> RedisError {
+    match error {
+        PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => error,
+        error => (ErrorKind::Io, "connect", error.to_string()).into(),
     }
 }
 
@@ -222,26 +311,6 @@ fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
 fn release(version: &str) -> Option<(u32, u32)> {
     let mut numbers = version.split('.').map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
-}
-
-fn pool(client: &Client, max_size: usize) -> Pool {
-    let manager = Manager::new_with_config(client.get_connection_info().clone(), connection(Duration::ZERO))
-        .expect("a client was made of the same address before");
-    Pool::builder(manager)
-        .max_size(max_size)
-        .wait_timeout(Some(ANSWER_MAX))
-        .create_timeout(Some(CONNECT_MAX))
-        .recycle_timeout(Some(CONNECT_MAX))
-        .runtime(Runtime::Tokio1)
-        .build()
-        .expect("a pool with timeouts has a runtime")
-}
-
-/// How a connection behaves on which an answer may take `block` longer.
-fn connection(block: Duration) -> AsyncConnectionConfig {
-    AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT_MAX))
-        .set_response_timeout(Some(ANSWER_MAX + block))
 }
 
 #[cfg(test)]

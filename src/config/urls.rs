@@ -82,17 +82,15 @@ fn names_a_secret(key: &str) -> bool {
 pub(super) fn redis_url(url: &str) -> Result<SecretUrl, String> {
     let scheme = url.split_once("://").map(|(scheme, _)| scheme);
     match scheme {
-        Some("redis" | "rediss") => {}
-        Some("redis+sentinel" | "rediss+sentinel" | "redis+cluster" | "rediss+cluster") => {
-            return Err("this version speaks to one standalone server: redis:// or rediss://".to_owned());
-        }
+        Some("redis" | "rediss" | "redis+sentinel" | "rediss+sentinel" | "redis+cluster" | "rediss+cluster") => {}
         _ => return Err(REDIS_RULE.to_owned()),
     }
     readable_redis(url)?;
     Ok(SecretUrl::new(url))
 }
 
-const REDIS_RULE: &str = "must be redis://[user:password@]host[:port][/database], or rediss:// for TLS";
+const REDIS_RULE: &str = "must be redis://[user:password@]host[:port][/database], redis+sentinel://host,host/master or \
+                          redis+cluster://host,host, with rediss for TLS";
 
 #[cfg(feature = "redis")]
 fn readable_redis(url: &str) -> Result<(), String> {

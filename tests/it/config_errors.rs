@@ -201,22 +201,19 @@ fn no_error_shows_a_password() {
     for (text, error) in [
         (
             "[redis]\nurl = \"redis://app:hunter2@[db/0\"",
-            "2:7: redis.url = \"redis://app:***@[db/0\": must be redis://[user:password@]host[:port][/database], or rediss:// \
-             for TLS; in a password, write a special character as %XX",
+            "2:7: redis.url = \"redis://app:***@[db/0\": must be redis://[user:password@]host[:port][/database], redis+sentinel://host,host/master or redis+cluster://host,host, with rediss for TLS; in a password, write a special character as %XX",
         ),
         (
             "[redis]\nurl = \"${URL}\"",
-            "2:7: redis.url = \"redis://app:***@[db/0\" (from $URL): must be redis://[user:password@]host[:port][/database], \
-             or rediss:// for TLS; in a password, write a special character as %XX",
+            "2:7: redis.url = \"redis://app:***@[db/0\" (from $URL): must be redis://[user:password@]host[:port][/database], redis+sentinel://host,host/master or redis+cluster://host,host, with rediss for TLS; in a password, write a special character as %XX",
         ),
         (
             "[redis]\nurl = \"${PASSWORD}\"",
-            "2:7: redis.url = \"***\" (from $PASSWORD): must be redis://[user:password@]host[:port][/database], or rediss:// \
-             for TLS",
+            "2:7: redis.url = \"***\" (from $PASSWORD): must be redis://[user:password@]host[:port][/database], redis+sentinel://host,host/master or redis+cluster://host,host, with rediss for TLS",
         ),
         (
             "[redis]\nurl = \"app:hunter2@db\"",
-            "2:7: redis.url = \"***@db\": must be redis://[user:password@]host[:port][/database], or rediss:// for TLS",
+            "2:7: redis.url = \"***@db\": must be redis://[user:password@]host[:port][/database], redis+sentinel://host,host/master or redis+cluster://host,host, with rediss for TLS",
         ),
         (
             "[redis]\nurl = \"redis://hunter2@db\"",
@@ -224,9 +221,8 @@ fn no_error_shows_a_password() {
              redis://:password@host",
         ),
         (
-            "[redis]\nurl = \"redis+sentinel://:hunter2@a,b/m\"",
-            "2:7: redis.url = \"redis+sentinel://:***@a,b/m\": this version speaks to one standalone server: redis:// or \
-             rediss://",
+            "[redis]\nurl = \"redis+sentinel://:hunter2@a,b\"",
+            "2:7: redis.url = \"redis+sentinel://:***@a,b\": must be redis://[user:password@]host[:port][/database], redis+sentinel://host,host/master or redis+cluster://host,host, with rediss for TLS; in a password, write a special character as %XX",
         ),
         (
             "[jobs.x]\nkind = \"retention\"\nstore = \"postgresql://app:hunter2@db\"",

@@ -17,10 +17,18 @@ use crate::redis::RedisServer;
 
 ledger_conformance!(memory, async { (Arc::new(MemoryLedger::default()), ()) });
 ledger_conformance!(redis, over_redis());
+ledger_conformance!(cluster, over_cluster());
 ledger_conformance!(sqlite, over_sqlite());
 
 async fn over_redis() -> (Arc<dyn Ledger>, RedisServer) {
-    let server = RedisServer::start().await;
+    over(RedisServer::start().await)
+}
+
+async fn over_cluster() -> (Arc<dyn Ledger>, RedisServer) {
+    over(RedisServer::start_cluster().await)
+}
+
+fn over(server: RedisServer) -> (Arc<dyn Ledger>, RedisServer) {
     let link = Link::new(&server.url(), "janitor").expect("a valid URL");
     (Arc::new(RedisLedger::new(link)), server)
 }

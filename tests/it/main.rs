@@ -51,6 +51,7 @@ mod postgres;
 mod process;
 mod queue;
 mod redis;
+mod redis_failover;
 mod runs;
 mod s3;
 mod seed;

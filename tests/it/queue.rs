@@ -1,4 +1,4 @@
-//! The queue's suite on a real Redis and on a real `SQLite` file.
+//! The queue's suite on a real Redis, alone and as a cluster, and on a real `SQLite` file.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -27,6 +27,10 @@ pub struct RedisWorld {
 impl RedisWorld {
     async fn start() -> Self {
         Self { server: RedisServer::start().await }
+    }
+
+    async fn start_cluster() -> Self {
+        Self { server: RedisServer::start_cluster().await }
     }
 }
 
@@ -96,4 +100,5 @@ impl World for SqliteWorld {
 }
 
 queue_conformance!(on_redis, RedisWorld::start().await);
+queue_conformance!(on_a_cluster, RedisWorld::start_cluster().await);
 queue_conformance!(on_sqlite, SqliteWorld::start().await);

@@ -14,6 +14,8 @@ use tokio::{
 
 /// How long a server may take to answer, or to go.
 const READY_MAX: Duration = Duration::from_secs(10);
+/// How long servers may take to agree.
+const TOLD_MAX: Duration = Duration::from_secs(30);
 /// How often another port is tried, where somebody else took the free one first.
 const PORTS_MAX: usize = 5;
 
@@ -24,6 +26,8 @@ pub struct RedisOptions {
     pub append_only: bool,
     /// The password of the default user.
     pub password: Option<String>,
+    /// Is a part of a cluster, and alone has no slot yet.
+    pub is_clustered: bool,
     /// More arguments, such as `["--maxmemory-policy", "noeviction"]`.
     pub more: Vec<String>,
 }
@@ -41,6 +45,14 @@ impl RedisServer {
     /// A server that forgets everything when it stops.
     pub async fn start() -> Self {
         Self::start_with(RedisOptions::default()).await
+    }
+
+    /// A cluster of one.
+    pub async fn start_cluster() -> Self {
+        let server = Self::start_with(RedisOptions { is_clustered: true, ..RedisOptions::default() }).await;
+        server.cli(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await;
+        server.is_told(&["CLUSTER", "INFO"], "cluster_state:ok").await;
+        server
     }
 
     /// A server with these options.
@@ -62,7 +74,22 @@ impl RedisServer {
     /// Where it is, with the password if it has one.
     pub fn url(&self) -> String {
         let login = self.options.password.as_ref().map_or_else(String::new, |password| format!(":{password}@"));
-        format!("redis://{login}127.0.0.1:{}", self.port)
+        let scheme = if self.options.is_clustered { "redis+cluster" } else { "redis" };
+        format!("{scheme}://{login}127.0.0.1:{}", self.port)
+    }
+
+    /// Waits until the answer to a command has `text` in it.
+    pub async fn is_told(&self, command: &[&str], text: &str) {
+        let deadline = Instant::now() + TOLD_MAX;
+        let mut told = String::new();
+        while Instant::now() < deadline {
+            told = String::from_utf8_lossy(&self.ask(command).await.stdout).into_owned();
+            if told.contains(text) {
+                return;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        panic!("{command:?}: {text:?} did not come within {TOLD_MAX:?}: {told}");
     }
 
     /// Its port on 127.0.0.1.
@@ -116,6 +143,10 @@ impl RedisServer {
         command.args(["--appendonly", if self.options.append_only { "yes" } else { "no" }, "--appendfsync", "always"]);
         if let Some(password) = &self.options.password {
             command.args(["--requirepass", password]);
+        }
+        if self.options.is_clustered {
+            command.args(["--cluster-enabled", "yes", "--cluster-port", &free_port().to_string()]);
+            command.args(["--cluster-node-timeout", "1000"]);
         }
         command.args(&self.options.more).current_dir(self.folder.path()).kill_on_drop(true);
         let child = command.spawn().unwrap_or_else(|error| panic!("redis-server: {error}; {INSTALL}"));
