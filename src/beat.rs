@@ -41,7 +41,7 @@ pub async fn run_beat(janitor: Janitor, stop: CancellationToken) {
 pub(crate) async fn run_host_beat(janitor: Janitor, stop: CancellationToken) {
     let own = janitor.config().jobs.values().filter_map(|job| match &job.kind {
         JobKind::Disk(disk) => Some((job.name.clone(), disk.initial_delay)),
-        JobKind::Retention(_) | JobKind::Orphans(_) => None,
+        JobKind::Retention(_) | JobKind::Orphans(_) | JobKind::Volumes(_) => None,
     });
     let beats = own.map(|(name, delay)| {
         let (janitor, stop) = (&janitor, stop.clone());

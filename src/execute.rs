@@ -168,6 +168,7 @@ impl Execution<'_> {
             }
             JobKind::Orphans(config) => Task::Orphans(config),
             JobKind::Disk(config) => Task::Disk(config),
+            JobKind::Volumes(_) => unimplemented!("the next commits"),
         };
         match self.ask.request.mode {
             Mode::DryRun => {

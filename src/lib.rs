@@ -59,6 +59,7 @@
 //! | `dynamodb` | DynamoDB as a run store | no |
 //! | `cassandra` | Cassandra as a run store | no |
 //! | `s3` | S3 for the objects of a blob store | no |
+//! | `docker` | jobs of kind `volumes` | no |
 //! | `full` | all of the above | no |
 //! | `test-util` | conformance suites, a clock to be set, fences without a lock: for tests | no |
 
@@ -81,6 +82,7 @@ pub mod metrics;
 pub mod queue;
 pub mod report;
 pub mod runs;
+pub mod volumes;
 pub mod worker;
 
 pub use connect::ConnectError;

@@ -96,7 +96,7 @@ pub async fn run(app: &App, args: &Args) -> Reply {
 fn chosen(config: &Config, wanted: Option<&str>) -> Result<(JobConfig, DiskConfig), Fail> {
     let of = |job: &JobConfig| match &job.kind {
         JobKind::Disk(disk) => Some((job.clone(), DiskConfig::clone(disk))),
-        JobKind::Retention(_) | JobKind::Orphans(_) => None,
+        JobKind::Retention(_) | JobKind::Orphans(_) | JobKind::Volumes(_) => None,
     };
     if let Some(name) = wanted {
         let job = app::job(config, name)?;

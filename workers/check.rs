@@ -84,6 +84,7 @@ async fn about_job(janitor: &Janitor, job: &JobConfig) -> Result<Findings, Strin
         JobKind::Retention(retention) => retention,
         JobKind::Orphans(orphans) => return about_blobs(&orphans.blobs).await.map_err(|error| chain(&error)),
         JobKind::Disk(disk) => return disk::check(disk).map_err(|error| chain(&error)),
+        JobKind::Volumes(_) => unimplemented!("the next commits"),
     };
     let store = runs::open(retention).await.map_err(|error| chain(&error))?;
     let mut findings = store.check().await.map_err(|error| chain(&error))?;
@@ -110,7 +111,7 @@ async fn about_unswept(config: &Config) -> Vec<Finding> {
     let is_swept = |store: &BlobsConfig| {
         config.jobs.values().any(|job| match &job.kind {
             JobKind::Orphans(orphans) => orphans.blobs.name == store.name,
-            JobKind::Retention(_) | JobKind::Disk(_) => false,
+            JobKind::Retention(_) | JobKind::Disk(_) | JobKind::Volumes(_) => false,
         })
     };
     let mut findings = Vec::new();
