@@ -9,11 +9,18 @@
 //!    seen to be open, and keeps its volume, or waits until volume and mark are settled.
 //! 3. Removed, or found to be gone: marked. Referenced, failed, or no answer: not marked, and tried again later.
 
+#[cfg(feature = "test-util")]
+pub mod conformance;
+#[cfg(feature = "docker")]
+pub mod docker;
 pub mod marks;
+#[cfg(feature = "test-util")]
+pub mod memory;
 
 use std::{
     collections::{BTreeMap, HashMap},
     fmt::Debug,
+    sync::Arc,
     time::Duration,
 };
 
@@ -21,7 +28,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 pub use self::marks::{Hold, Marks, MarksError, Thread};
-use crate::config::VolumeName;
+use crate::config::{EngineUrl, VolumeName};
 
 /// A volume as the engine lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,4 +130,19 @@ pub trait Engine: Send + Sync + Debug {
 
     /// Removes a volume, unforced, within `limit`.
     async fn remove(&self, volume: &VolumeName, limit: Duration) -> Result<Removal, EngineError>;
+}
+
+/// Opens the engine that a job names, which has as long as `timeout` for its lists. Nothing is asked of it yet.
+#[allow(clippy::unused_async, reason = "an engine of another kind may have to be asked for something first")]
+pub async fn open(config: &EngineUrl, timeout: Duration) -> Result<Arc<dyn Engine>, EngineError> {
+    #[cfg(feature = "docker")]
+    return Ok(Arc::new(docker::DockerEngine::open(config, timeout)));
+    // A configuration cannot be read that names one.
+    #[cfg(not(feature = "docker"))]
+    Err(EngineError::Unavailable {
+        engine: config.to_string(),
+        what: "open",
+        source: format!("built without `docker`, which has {timeout:?} to answer: rebuild with --features docker")
+            .into(),
+    })
 }
