@@ -136,13 +136,14 @@ pub trait Engine: Send + Sync + Debug {
 #[allow(clippy::unused_async, reason = "an engine of another kind may have to be asked for something first")]
 pub async fn open(config: &EngineUrl, timeout: Duration) -> Result<Arc<dyn Engine>, EngineError> {
     #[cfg(feature = "docker")]
-    return Ok(Arc::new(docker::DockerEngine::open(config, timeout)));
+    {
+        Ok(Arc::new(docker::DockerEngine::open(config, timeout)))
+    }
     // A configuration cannot be read that names one.
     #[cfg(not(feature = "docker"))]
-    Err(EngineError::Unavailable {
-        engine: config.to_string(),
-        what: "open",
-        source: format!("built without `docker`, which has {timeout:?} to answer: rebuild with --features docker")
-            .into(),
-    })
+    {
+        let _ = timeout;
+        let (engine, source) = (config.to_string(), "built without `docker`: rebuild with --features docker".into());
+        Err(EngineError::Unavailable { engine, what: "open", source })
+    }
 }
