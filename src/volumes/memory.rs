@@ -130,16 +130,16 @@ impl MemoryEngine {
     }
 
     /// What goes wrong with the removal of this volume from now on; `None`: nothing.
-    pub fn set_fault_of(&self, volume: &VolumeName, fault: impl Into<Option<Fault>>) {
-        match fault.into() {
+    pub fn set_fault_of(&self, volume: &VolumeName, fault: Option<Fault>) {
+        match fault {
             Some(fault) => self.state().faults.insert(volume.clone(), fault),
             None => self.state().faults.remove(volume),
         };
     }
 
     /// What goes wrong with everything from now on; `None`: nothing.
-    pub fn set_fault(&self, fault: impl Into<Option<Fault>>) {
-        self.state().fault = fault.into();
+    pub fn set_fault(&self, fault: Option<Fault>) {
+        self.state().fault = fault;
     }
 
     /// What each removal waits for, after it was asked for and before anything is looked at.
@@ -254,16 +254,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_fault_is_what_it_is_called() {
         let (engine, name) = engine();
-        engine.set_fault_of(&name, Fault::Fails { status: 500, message: "stuck".to_owned() });
+        engine.set_fault_of(&name, Some(Fault::Fails { status: 500, message: "stuck".to_owned() }));
         let failed = engine.remove(&name, LIMIT).await.unwrap_err();
         assert_eq!(failed.to_string(), "memory: remove a volume: stuck (status 500)");
-        engine.set_fault_of(&name, Fault::Down);
+        engine.set_fault_of(&name, Some(Fault::Down));
         assert!(matches!(engine.remove(&name, LIMIT).await, Err(EngineError::Unavailable { .. })));
-        engine.set_fault_of(&name, Fault::Hangs);
+        engine.set_fault_of(&name, Some(Fault::Hangs));
         let hung = engine.remove(&name, LIMIT).await;
         assert!(matches!(hung, Err(EngineError::TimedOut { limit: LIMIT, .. })), "{hung:?}");
         assert!(engine.has(&name) && engine.removed().is_empty());
-        engine.set_fault_of(&name, Fault::HangsLate);
+        engine.set_fault_of(&name, Some(Fault::HangsLate));
         assert!(matches!(engine.remove(&name, LIMIT).await, Err(EngineError::TimedOut { .. })));
         assert!(!engine.has(&name));
         engine.set_fault_of(&name, None);
@@ -274,9 +274,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_fault_of_all_is_one_of_the_lists_too() {
         let (engine, name) = engine();
-        engine.set_fault(Fault::Hangs);
+        engine.set_fault(Some(Fault::Hangs));
         assert!(matches!(engine.look().await, Err(EngineError::TimedOut { .. })));
-        engine.set_fault(Fault::Down);
+        engine.set_fault(Some(Fault::Down));
         assert!(matches!(engine.look().await, Err(EngineError::Unavailable { .. })));
         assert!(matches!(engine.remove(&name, LIMIT).await, Err(EngineError::Unavailable { .. })));
         engine.set_fault(None);

@@ -54,7 +54,8 @@ impl Subject for InMemory {
     }
 
     async fn jam(&self, volume: &VolumeName) {
-        self.0.set_fault_of(volume, Fault::Fails { status: 500, message: "operation not permitted".to_owned() });
+        let message = "operation not permitted".to_owned();
+        self.0.set_fault_of(volume, Some(Fault::Fails { status: 500, message }));
     }
 
     async fn free(&self, volume: &VolumeName) {
