@@ -11,7 +11,7 @@ use super::{Engine, EngineError, Look, Removal, User, Volume};
 use crate::config::VolumeName;
 
 /// How long a removal may take.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 /// How far the engine's clock may be from ours.
 const SKEW: TimeDelta = TimeDelta::minutes(5);
 /// How many ask for the removal of one volume.
@@ -102,7 +102,7 @@ macro_rules! engine_conformance {
 /// A name that nobody else uses, with this at its end.
 #[must_use]
 pub fn name(end: &str) -> VolumeName {
-    format!("suite_{}_{end}", ulid::Ulid::new()).parse().unwrap()
+    format!("suite_{}_{end}", ulid::Ulid::generate()).parse().unwrap()
 }
 
 async fn made(subject: &impl Subject) -> VolumeName {

@@ -160,11 +160,6 @@ impl Dockerd {
         self.folder.join("certs")
     }
 
-    /// A client for what is not asked often.
-    pub const fn docker(&self) -> &Docker {
-        &self.docker
-    }
-
     /// The folder with the files of a volume.
     pub fn files_of(&self, volume: &str) -> PathBuf {
         self.folder.join("data/volumes").join(volume).join("_data")
@@ -327,7 +322,7 @@ impl Drop for Dockerd {
 impl Removals<'_> {
     /// What was removed since the last call, in turn; what begins with `prefix`.
     pub async fn until_now(&mut self, prefix: &str) -> Vec<String> {
-        let last = format!("last-{}", ulid::Ulid::new());
+        let last = format!("last-{}", ulid::Ulid::generate());
         self.server.make(&last, &BTreeMap::new()).await;
         self.server.docker.remove_volume(&last, None::<bollard::query_parameters::RemoveVolumeOptions>).await.unwrap();
         let mut names = Vec::new();

@@ -58,7 +58,7 @@ fn advice(error: &Error) -> Option<&'static str> {
 
 /// An error with what caused it, from the outside in. What an I/O error wraps is left out by its `source`.
 fn causes<'e>(error: &'e (dyn Cause + 'static)) -> impl Iterator<Item = &'e (dyn Cause + 'static)> {
-    successors(Some(error), |error| match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+    successors(Some(error), |&error| match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         Some(inner) => Some(inner),
         None => error.source(),
     })
