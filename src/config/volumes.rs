@@ -57,6 +57,8 @@ impl Display for MarksUrl {
     }
 }
 
+/// Where Docker's socket is.
+const ENGINE: &str = "/var/run/docker.sock";
 const ENGINE_RULE: &str = "must be unix:///path/to/docker.sock or tcp://host:port";
 const MARKS_RULE: &str =
     "must be postgresql://…, mysql://…, sqlite:///absolute/path or sqlite:relative/path: where the threads are";
@@ -65,17 +67,7 @@ const COLUMN_RULE: &str = "must be a name of 1 to 63 characters without a contro
 /// Reads what is a job of this kind's own.
 pub(super) fn job(section: &Section<'_>) -> Option<VolumesConfig> {
     let folder = &section.reader.folder;
-    let certs = section.read("engine_certs", text(|path| local_path("file", path).map(|path| folder.join(path))));
-    let engine = section.read("engine", text(engine));
-    let engine = engine.unwrap_or_else(|| EngineUrl::Unix(PathBuf::from("/var/run/docker.sock")));
-    let engine = match (engine, certs) {
-        (EngineUrl::Tcp { address, .. }, certs) => EngineUrl::Tcp { address, certs },
-        (EngineUrl::Unix(path), None) => EngineUrl::Unix(path),
-        (EngineUrl::Unix(path), Some(_)) => {
-            section.refuse("engine_certs", "is for an engine at tcp://host:port only");
-            EngineUrl::Unix(path)
-        }
-    };
+    let engine = read_engine(section);
     let marks =
         section.require_url("marks", "marks_file", "marks = \"postgresql://app@db/app\"", |url| match StoreUrl::parse(
             url, folder,
@@ -87,8 +79,10 @@ pub(super) fn job(section: &Section<'_>) -> Option<VolumesConfig> {
             Err(rule) if rule.starts_with("must be postgresql://") => Err(MARKS_RULE.to_owned()),
             Err(rule) => Err(rule),
         });
+    let errors = section.reader.errors.borrow().len();
     let table = section.section("table").map(table);
-    if table.is_none() {
+    // What is there and no table has been refused for that.
+    if table.is_none() && section.reader.errors.borrow().len() == errors {
         section.refuse("table", "is required, such as table = { name = \"threads\", closed = \"closed\" }");
     }
     let pattern = |text: &str| text.parse::<VolumePattern>();
@@ -104,7 +98,7 @@ pub(super) fn job(section: &Section<'_>) -> Option<VolumesConfig> {
         count.and_then(|count| NonZeroUsize::new(usize::try_from(count).ok()?)).unwrap_or(default)
     };
     Some(VolumesConfig {
-        engine,
+        engine: engine?,
         marks: marks?,
         table: table??,
         volume: volume?,
@@ -115,6 +109,25 @@ pub(super) fn job(section: &Section<'_>) -> Option<VolumesConfig> {
         engine_timeout: engine_timeout.unwrap_or(Duration::from_secs(10)),
         time_limit: time_limit.unwrap_or(Duration::from_hours(1)),
     })
+}
+
+/// Reads the engine and its certificates; none where one of the two is wrong.
+fn read_engine(section: &Section<'_>) -> Option<EngineUrl> {
+    let folder = &section.reader.folder;
+    let errors = section.reader.errors.borrow().len();
+    let certs = section.read("engine_certs", text(|path| local_path("file", path).map(|path| folder.join(path))));
+    let url = section.read("engine", text(engine));
+    if section.reader.errors.borrow().len() > errors {
+        return None;
+    }
+    match (url.unwrap_or_else(|| EngineUrl::Unix(PathBuf::from(ENGINE))), certs) {
+        (EngineUrl::Tcp { address, .. }, certs) => Some(EngineUrl::Tcp { address, certs }),
+        (EngineUrl::Unix(path), None) => Some(EngineUrl::Unix(path)),
+        (EngineUrl::Unix(_), Some(_)) => {
+            section.refuse("engine_certs", "is for an engine at tcp://host:port only");
+            None
+        }
+    }
 }
 
 fn engine(url: &str) -> Result<EngineUrl, String> {
@@ -143,11 +156,18 @@ fn table(table: Section<'_>) -> Option<ThreadsTable> {
         "closed",
         "closed = \"closed\"",
         text(|word| match word {
-            "" => Err("must be the status of a closed thread".to_owned()),
+            word if word.is_empty() || word.chars().any(char::is_control) => {
+                Err("must be the status of a closed thread, without a control character".to_owned())
+            }
             word => Ok(word.to_owned()),
         }),
     );
     let removed_at = table.read("removed_at", text(column)).unwrap_or_else(|| "volume_removed_at".to_owned());
+    // Some databases take names that differ in their case for one.
+    let [of_id, of_status, of_mark] = [&id, &status, &removed_at].map(|name| name.to_lowercase());
+    if errors() == errors_before && (of_id == of_status || of_id == of_mark || of_status == of_mark) {
+        table.refuse_all("names one column twice: id, status and removed_at must be three");
+    }
     let is_right = errors() == errors_before;
     table.finish();
     is_right.then_some(ThreadsTable { name: name?, id, status, closed: closed?, removed_at })

@@ -145,16 +145,12 @@ fn each_key_of_the_process_has_its_rule() {
         ("[jobs.x]\nstore = \"memory:\"", "1:7: jobs.x.kind: is required, such as kind = \"retention\""),
         (
             "[jobs.x]\nkind = \"retenton\"\nfoo = 1",
-            "2:8: jobs.x.kind = \"retenton\": must be \"retention\", \"orphans\" or \"disk\"; did you mean \
+            "2:8: jobs.x.kind = \"retenton\": must be \"retention\", \"orphans\", \"disk\" or \"volumes\"; did you mean \
           \"retention\"?",
         ),
         (
             "[jobs.x]\nkind = \"disk\"\nroot = \"/\"",
             "3:8: jobs.x.root = \"/\": must be a folder, neither `/` nor a home, such as \"/app/.data\"",
-        ),
-        (
-            "[jobs.x]\nkind = \"volumes\"\ntable = \"threads\"",
-            "2:8: jobs.x.kind = \"volumes\": this version has jobs of the kinds \"retention\", \"orphans\" and \"disk\" only",
         ),
         (
             "[jobs.\"my job\"]\nkind = \"retention\"\nstore = \"memory:\"",

@@ -22,6 +22,7 @@ mod cli_s3;
 mod config;
 mod config_blobs;
 mod config_errors;
+mod config_volumes;
 mod disk_audit;
 mod disk_escapes;
 mod disk_host;
