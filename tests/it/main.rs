@@ -56,4 +56,5 @@ mod s3;
 mod seed;
 mod volumes_engine;
 mod volumes_errors;
+mod volumes_marks;
 mod worker;

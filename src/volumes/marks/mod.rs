@@ -1,8 +1,19 @@
 //! Marks: which threads are closed, and which have no volume any more, by a table of the user's own.
 
-use std::{collections::HashMap, fmt::Debug};
+#[cfg(feature = "test-util")]
+pub mod conformance;
+#[cfg(feature = "test-util")]
+pub mod memory;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+mod sql;
+
+use std::{collections::HashMap, fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+pub use self::sql::{Limits, SqlMarks};
+use crate::config::{MarksUrl, ThreadsTable};
 
 /// A thread as its row says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,4 +96,51 @@ pub trait Marks: Send + Sync + Debug {
 pub trait Hold: Send {
     /// Marks the thread, and ends; `false` where it was marked before.
     async fn mark(self: Box<Self>) -> Result<bool, MarksError>;
+}
+
+/// Opens the marks that a job names, for up to `connections` holds at once, under each of which something is done that takes
+/// as long as `timeout`. Nothing is asked of the table before it is used.
+pub async fn open(
+    url: &MarksUrl,
+    table: &ThreadsTable,
+    timeout: Duration,
+    connections: usize,
+) -> Result<Arc<dyn Marks>, MarksError> {
+    let feature = match url {
+        MarksUrl::Sqlite(_) if !cfg!(feature = "sqlite") => Some("sqlite"),
+        MarksUrl::Postgres(_) if !cfg!(feature = "postgres") => Some("postgres"),
+        MarksUrl::Mysql(_) if !cfg!(feature = "mysql") => Some("mysql"),
+        MarksUrl::Sqlite(_) | MarksUrl::Postgres(_) | MarksUrl::Mysql(_) => None,
+    };
+    if let Some(feature) = feature {
+        let rule = format!("built without `{feature}`: rebuild with --features {feature}");
+        return Err(MarksError::Unfit { marks: url.to_string(), rule });
+    }
+    open_sql(url, table, timeout, connections).await
+}
+
+/// How long a database has for an answer, however long an engine has.
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+const ANSWER_MIN: Duration = Duration::from_secs(10);
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+const ANSWER_MAX: Duration = Duration::from_mins(1);
+
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+async fn open_sql(
+    url: &MarksUrl,
+    table: &ThreadsTable,
+    timeout: Duration,
+    connections: usize,
+) -> Result<Arc<dyn Marks>, MarksError> {
+    use futures::FutureExt;
+
+    // What the drivers await is so deep a type that the compiler would give up on whoever awaits this.
+    let limits = Limits { statement: timeout.clamp(ANSWER_MIN, ANSWER_MAX), hold: timeout.max(ANSWER_MIN) * 2 };
+    let open = SqlMarks::open(url, table, limits, connections).boxed();
+    Ok(Arc::new(open.await?))
+}
+
+#[cfg(not(any(feature = "sqlite", feature = "postgres", feature = "mysql")))]
+async fn open_sql(_: &MarksUrl, _: &ThreadsTable, _: Duration, _: usize) -> Result<Arc<dyn Marks>, MarksError> {
+    unreachable!("a build without databases has told so")
 }
