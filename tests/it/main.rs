@@ -54,6 +54,7 @@ mod redis;
 mod runs;
 mod s3;
 mod seed;
+mod volumes_check;
 mod volumes_engine;
 mod volumes_errors;
 mod volumes_marks;
