@@ -58,4 +58,5 @@ mod volumes_check;
 mod volumes_engine;
 mod volumes_errors;
 mod volumes_marks;
+mod volumes_random;
 mod worker;
