@@ -19,6 +19,7 @@ mod cli_catalog;
 mod cli_jobs;
 mod cli_orphans;
 mod cli_s3;
+mod cli_volumes;
 mod config;
 mod config_blobs;
 mod config_errors;
