@@ -11,6 +11,7 @@
 
 #[cfg(feature = "test-util")]
 pub mod conformance;
+pub mod demo;
 #[cfg(feature = "docker")]
 pub mod docker;
 pub mod marks;

@@ -1,5 +1,6 @@
 //! A Docker Engine, asked over its API.
 
+mod make;
 mod seen;
 mod trouble;
 
