@@ -109,7 +109,7 @@ impl Engine for DockerEngine {
     }
 }
 
-/// A client that speaks the newest version of the API that both sides know.
+/// A client that has agreed with the engine on a version of the API, which proves that what answers is one.
 async fn connect(url: &EngineUrl) -> Result<Docker, Error> {
     let docker = match url {
         EngineUrl::Unix(path) => {
