@@ -59,5 +59,6 @@ mod volumes_check;
 mod volumes_engine;
 mod volumes_errors;
 mod volumes_marks;
+mod volumes_races;
 mod volumes_random;
 mod worker;
