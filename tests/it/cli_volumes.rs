@@ -22,10 +22,10 @@ $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END $$;
 CREATE TRIGGER loses BEFORE UPDATE ON threads FOR EACH ROW EXECUTE FUNCTION lose()";
 
 /// A platform with its threads, whose volumes nobody else names like that.
-struct Shop<'a> {
-    cli: Cli,
-    engine: &'a Dockerd,
-    prefix: String,
+pub struct Shop<'a> {
+    pub cli: Cli,
+    pub engine: &'a Dockerd,
+    pub prefix: String,
 }
 
 /// The job, with more lines of its own.
@@ -42,7 +42,7 @@ fn prefix() -> String {
 }
 
 impl<'a> Shop<'a> {
-    async fn new(engine: &'a Dockerd, more: &str) -> Self {
+    pub async fn new(engine: &'a Dockerd, more: &str) -> Self {
         let prefix = prefix();
         let cli = Cli::with(&job(engine, &prefix, "sqlite:threads.db", more));
         let shop = Self { cli, engine, prefix };
@@ -61,13 +61,13 @@ impl<'a> Shop<'a> {
         connection.close().await.unwrap();
     }
 
-    async fn threads(&self, status: &str, ids: impl IntoIterator<Item = String>) {
+    pub async fn threads(&self, status: &str, ids: impl IntoIterator<Item = String>) {
         let rows: Vec<_> = ids.into_iter().map(|id| format!("('{id}', '{status}')")).collect();
         self.sql(&format!("INSERT INTO threads (id, status) VALUES {}", rows.join(", "))).await;
     }
 
     /// Closed threads with a volume each.
-    async fn closed(&self, ids: impl IntoIterator<Item = String> + Clone) {
+    pub async fn closed(&self, ids: impl IntoIterator<Item = String> + Clone) {
         self.threads("closed", ids.clone()).await;
         self.engine.make_all(ids.into_iter().map(|id| self.volume(&id))).await;
     }
@@ -77,7 +77,7 @@ impl<'a> Shop<'a> {
     }
 
     /// The ids of the threads that are marked.
-    async fn marked(&self) -> Vec<String> {
+    pub async fn marked(&self) -> Vec<String> {
         let mut connection = self.connect().await;
         let rows = sqlx::query("SELECT id FROM threads WHERE volume_removed_at IS NOT NULL ORDER BY id");
         let rows = rows.fetch_all(&mut connection).await.unwrap();
@@ -86,23 +86,23 @@ impl<'a> Shop<'a> {
     }
 
     /// The exit code and the report of a sweep.
-    fn sweep(&self) -> (i32, Value) {
+    pub fn sweep(&self) -> (i32, Value) {
         let (code, stdout, stderr) = self.cli.run("run volumes --json");
         (code, serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}{stderr}")))
     }
 
     /// The ids whose volumes are there.
-    async fn left(&self) -> Vec<String> {
+    pub async fn left(&self) -> Vec<String> {
         let names = self.engine.volumes(&self.prefix).await;
         names.into_iter().map(|name| name[self.prefix.len()..].to_owned()).collect()
     }
 }
 
-fn numbers(range: std::ops::Range<u32>) -> impl Iterator<Item = String> + Clone {
+pub fn numbers(range: std::ops::Range<u32>) -> impl Iterator<Item = String> + Clone {
     range.map(|number| format!("{number:03}"))
 }
 
-fn ids(range: std::ops::Range<u32>) -> Vec<String> {
+pub fn ids(range: std::ops::Range<u32>) -> Vec<String> {
     numbers(range).collect()
 }
 
@@ -192,47 +192,6 @@ async fn what_cannot_be_removed_waits_and_goes_once_it_can() {
     chattr("-i");
     assert_eq!(shop.cli.stdout("volumes remove stuck"), "stuck: its volume is removed\n");
     assert_eq!(shop.marked().await, ["fine", "stuck"]);
-}
-
-#[tokio::test]
-async fn an_engine_that_is_killed_in_mid_sweep_leaves_nothing_marked_that_is_there() {
-    let engine = Dockerd::start().await;
-    let shop = Shop::new(&engine, "limit = 1000\nconcurrency = 1").await;
-    shop.closed(numbers(0..400)).await;
-    let sweep = Process::start(&shop.cli, "run volumes --json");
-    comes("a first removal", async || engine.asked(&shop.prefix).len() > 3).await;
-    engine.kill().await;
-    let end = sweep.end().await;
-    let report: Value = serde_json::from_str(&end.stdout).unwrap();
-    assert_eq!((end.code, &report["outcome"]), (Some(1), &json!("failed")), "{report}");
-    assert!(report["reason"].as_str().unwrap().contains("unavailable"), "{report}");
-    let (code, down) = shop.sweep();
-    assert_eq!((code, &down["outcome"], &down["deleted"]), (1, &json!("failed"), &json!({})), "{down}");
-    engine.restart().await;
-    let (left, marked) = (shop.left().await, shop.marked().await);
-    assert!(!left.is_empty() && !marked.is_empty(), "it was caught amid: {} left", left.len());
-    assert!(marked.iter().all(|id| !left.contains(id)), "marked, and there: {marked:?}");
-    shop.sweep();
-    // What was in the engine's hands when it was killed is not due yet.
-    for id in shop.left().await {
-        shop.cli.stdout(&format!("volumes remove {id}"));
-    }
-    assert_eq!((shop.left().await, shop.marked().await), (vec![], ids(0..400)));
-}
-
-#[tokio::test]
-async fn an_engine_that_hangs_ends_the_sweep_and_the_next_one_goes_on() {
-    let engine = Dockerd::start().await;
-    let shop = Shop::new(&engine, "engine_timeout = \"1s\"\nconcurrency = 1").await;
-    shop.closed(numbers(0..3)).await;
-    shop.threads("closed", ["gone".to_owned()]).await;
-    engine.stop();
-    let (code, report) = shop.sweep();
-    assert_eq!((code, &report["outcome"], shop.marked().await), (1, &json!("failed"), vec![]));
-    assert!(report["reason"].as_str().unwrap().contains("no answer within 1s"), "{report}");
-    engine.go_on();
-    let (code, report) = shop.sweep();
-    assert_eq!((code, &report["deleted"]), (0, &json!({"absent": 1, "volumes": 3})), "{report}");
 }
 
 #[tokio::test]

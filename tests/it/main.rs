@@ -59,6 +59,7 @@ mod volumes_check;
 mod volumes_engine;
 mod volumes_errors;
 mod volumes_marks;
+mod volumes_outages;
 mod volumes_races;
 mod volumes_random;
 mod worker;

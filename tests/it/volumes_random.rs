@@ -126,7 +126,9 @@ impl World {
         let threads = SqlitePoolOptions::new().connect_with(options).await.unwrap();
         sqlx::raw_sql(TABLE).execute(&threads).await.unwrap();
         let (engine, config) = (MemoryEngine::default(), config(path));
-        THREADS.iter().for_each(|thread| engine.add(&volume(thread)));
+        for thread in THREADS {
+            engine.add(&volume(thread));
+        }
         let marks = marks::open(&config.marks, &config.table, BUSY_MAX, 4).await.unwrap();
         let volumes = ThreadVolumes {
             engine: Arc::new(engine.clone()),
