@@ -33,7 +33,7 @@ pub async fn check_table(config: &VolumesConfig) -> Result<Findings, MarksError>
 
 async fn count(marks: &dyn Marks) -> Result<String, MarksError> {
     let (began, mut last, mut count) = (Instant::now(), None, 0);
-    let least = loop {
+    let more = loop {
         let mut page = marks.unmarked(last.as_deref(), PAGE).await?;
         count += page.len();
         if page.len() < PAGE {
@@ -44,7 +44,7 @@ async fn count(marks: &dyn Marks) -> Result<String, MarksError> {
         }
         last = page.pop();
     };
-    Ok(format!("{}: {count}{least} closed threads are not marked yet", marks.name()))
+    Ok(format!("{}: {count}{more} closed threads are not marked yet", marks.name()))
 }
 
 /// Reaches the engine, and counts its volumes.
