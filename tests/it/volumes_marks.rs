@@ -20,9 +20,9 @@ use self::owner::Owner;
 use crate::{mysql::Database as Mariadb, postgres::Database};
 
 marks_conformance!(memory, async { (Arc::new(MemoryMarks::default()), ()) });
-marks_conformance!(sqlite, subject(over_sqlite()));
-marks_conformance!(postgres, subject(over_postgres()));
-marks_conformance!(mysql, subject(over_mysql()));
+marks_conformance!(sqlite, async { subject(over_sqlite()) });
+marks_conformance!(postgres, async { subject(over_postgres()) });
+marks_conformance!(mysql, async { subject(over_mysql()) });
 
 /// What must live as long as an owner of a MariaDB: two databases.
 type Mysql = [Mariadb; 2];
@@ -45,7 +45,7 @@ fn over_mysql() -> (Owner, Mysql) {
     (Owner::mysql(database.url(), other.name.clone()), [database, other])
 }
 
-async fn subject<K>((owner, kept): (Owner, K)) -> (Arc<dyn Subject>, K) {
+fn subject<K>((owner, kept): (Owner, K)) -> (Arc<dyn Subject>, K) {
     (Arc::new(owner), kept)
 }
 

@@ -77,7 +77,8 @@ pub trait Marks: Send + Sync + Debug {
     /// Up to `limit` closed threads without a mark that come after `after`, in the table's own order of ids.
     async fn unmarked(&self, after: Option<&str>, limit: usize) -> Result<Vec<String>, MarksError>;
 
-    /// Marks those of these threads that are closed and not marked; answers how many.
+    /// Marks those of these threads that are closed and not marked; answers how many. One whose row somebody else holds for
+    /// long may be left for the next time.
     async fn mark(&self, ids: &[String]) -> Result<u64, MarksError>;
 
     /// Holds the row of a closed thread, so that nobody else changes it until the hold ends; `None` where the thread is

@@ -168,6 +168,23 @@ async fn two_threads_are_held_at_once_where_the_database_holds_rows() {
 }
 
 #[tokio::test]
+async fn one_row_that_is_in_use_does_not_keep_others_from_their_marks() {
+    let (postgres, _database) = over_postgres();
+    let (mysql, _databases) = over_mysql();
+    for owner in [postgres, mysql] {
+        let marks = fill(&owner, &["1", "2", "3"]).await;
+        let mut other = owner.connect().await;
+        for text in ["BEGIN", "UPDATE threads SET status = 'open' WHERE id = 2"] {
+            sqlx::raw_sql(text).execute(&mut other).await.unwrap();
+        }
+        assert_eq!(marks.mark(&["1", "2", "3"].map(str::to_owned)).await.unwrap(), 2);
+        sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
+        assert_eq!(owner.stored_mark(&table(), "2").await, None);
+        assert!(owner.stored_mark(&table(), "3").await.is_some());
+    }
+}
+
+#[tokio::test]
 async fn a_busy_file_is_held_by_nobody() {
     let (owner, _folder) = over_sqlite();
     let marks = fill(&owner, &["1"]).await;

@@ -80,6 +80,17 @@ async fn postgres_has_enumerations_domains_and_clocks() {
 }
 
 #[tokio::test]
+async fn a_table_in_parts_is_one_table() {
+    let (owner, _database) = over_postgres();
+    let create = "CREATE TABLE threads (id BIGINT PRIMARY KEY, status TEXT, removed_at TIMESTAMPTZ) PARTITION BY HASH (id); \
+                  CREATE TABLE one PARTITION OF threads FOR VALUES WITH (MODULUS 2, REMAINDER 0); \
+                  CREATE TABLE two PARTITION OF threads FOR VALUES WITH (MODULUS 2, REMAINDER 1)";
+    let marks = mark(&owner, create, "7").await;
+    assert_eq!(marks.migrate().await.unwrap().len(), 1);
+    assert_eq!(marks.missing().await.unwrap(), [""; 0]);
+}
+
+#[tokio::test]
 async fn mariadb_has_enumerations_unsigned_numbers_and_clocks() {
     for (id, value, status, removed_at) in [
         ("TINYINT", "-7", "ENUM('open', 'closed')", "TIMESTAMP NULL"),

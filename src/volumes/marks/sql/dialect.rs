@@ -171,8 +171,10 @@ impl Dialect {
     pub(super) fn patience(self, statement: &str) -> &'static str {
         match self {
             Self::Sqlite => "PRAGMA busy_timeout = 5000",
-            Self::Postgres if statement.starts_with("ALTER") => "SET statement_timeout = 0",
-            Self::Postgres => "SET statement_timeout = 0; SET lock_timeout = 0",
+            Self::Postgres if statement.contains(" INDEX CONCURRENTLY ") => {
+                "SET statement_timeout = 0; SET lock_timeout = 0"
+            }
+            Self::Postgres => "SET statement_timeout = 0",
             Self::Mysql => "SET SESSION wait_timeout = DEFAULT /*M!100300 , max_statement_time = 0 */",
         }
     }

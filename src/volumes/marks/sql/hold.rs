@@ -51,6 +51,40 @@ impl SqlMarks {
     }
 }
 
+impl SqlMarks {
+    /// Marks those of so many threads that are closed and not marked; answers how many.
+    pub(super) async fn mark_some(&self, ids: &[&str]) -> Result<u64, MarksError> {
+        const WHAT: &str = "threads not marked";
+        let (kind, now) = self.writing().await?;
+        let turn = self.turn().await.map_err(|()| self.busy(WHAT))?;
+        let mut session = self.session(WHAT).await?;
+        let text = self.statements.mark(kind, now, Statements::count(ids.len()));
+        match self.change_on(&mut session, text, &self.statements.binds(kind, ids)).await {
+            Ok(changed) => {
+                session.give_back();
+                Ok(changed)
+            }
+            // One row that somebody else holds must not keep the marks from all others.
+            Err(error) if turn.is_none() && self.dialect.is_held(&error) => {
+                drop(session);
+                self.mark_each(ids).await
+            }
+            Err(error) => Err(self.error(WHAT, &error)),
+        }
+    }
+
+    /// Marks those that nobody holds.
+    async fn mark_each(&self, ids: &[&str]) -> Result<u64, MarksError> {
+        let mut marked = 0;
+        for id in ids {
+            if let Some(hold) = self.hold_row(id).await? {
+                marked += u64::from(hold.mark().await?);
+            }
+        }
+        Ok(marked)
+    }
+}
+
 #[async_trait]
 impl Hold for SqlHold {
     async fn mark(self: Box<Self>) -> Result<bool, MarksError> {

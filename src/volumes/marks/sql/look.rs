@@ -84,6 +84,7 @@ impl SqlMarks {
             if !matches!(row[0].as_deref(), Some("r" | "p")) {
                 found.unheld = Some("is no table, so that none of its rows can be held".to_owned());
             }
+            found.is_partitioned = row[0].as_deref() == Some("p");
             let words = row[5].take().map(|words| words.split('\n').map(str::to_owned).collect());
             let [name, kind, shown] = [1, 2, 3].map(|at| row[at].take().unwrap_or_default());
             found.columns.push(Column { name, kind, shown, is_nullable: is_yes(row[4].as_deref()), words });

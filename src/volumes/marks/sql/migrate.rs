@@ -91,13 +91,15 @@ impl SqlMarks {
             }
             (Dialect::Sqlite, _) => vec![format!("CREATE INDEX {name} ON {table} ({id}) WHERE {unmarked}")],
             (Dialect::Postgres, names) => {
-                let create = format!("CREATE INDEX CONCURRENTLY {name} ON {table} ({id}) WHERE {unmarked}");
+                // Postgres cannot do it beside other writers where the table is in parts.
+                let beside = if found.is_partitioned { "" } else { " CONCURRENTLY" };
+                let create = format!("CREATE INDEX{beside} {name} ON {table} ({id}) WHERE {unmarked}");
                 let schema = match names {
                     [schema, _] => format!("{}.", self.dialect.quoted(schema)),
                     _ => String::new(),
                 };
                 let is_broken = found.indexes.iter().any(|index| index.name == plain && !index.is_valid);
-                let drop = is_broken.then(|| format!("DROP INDEX CONCURRENTLY {schema}{name}"));
+                let drop = is_broken.then(|| format!("DROP INDEX{beside} {schema}{name}"));
                 drop.into_iter().chain([create]).collect()
             }
             (Dialect::Mysql, _) => vec![format!("CREATE INDEX {name} ON {table} ({status}, {removed_at}, {id})")],

@@ -191,13 +191,11 @@ impl Marks for SqlMarks {
     }
 
     async fn mark(&self, ids: &[String]) -> Result<u64, MarksError> {
-        let (kind, now) = self.writing().await?;
+        let kind = self.fit().await?.id;
         let own: Vec<&str> = ids.iter().map(String::as_str).filter(|id| kind.is_own(id)).collect();
         let mut marked = 0;
         for some in own.chunks(IDS_MAX) {
-            let _turn = self.turn().await.map_err(|()| self.busy("threads not marked"))?;
-            let text = self.statements.mark(kind, now, Statements::count(some.len()));
-            marked += self.change("threads not marked", text, &self.statements.binds(kind, some)).await?;
+            marked += self.mark_some(some).await?;
         }
         Ok(marked)
     }

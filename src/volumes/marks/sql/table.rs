@@ -89,6 +89,8 @@ pub(super) struct Found {
     pub(super) indexes: Vec<Index>,
     /// Why its rows cannot be held.
     pub(super) unheld: Option<String>,
+    /// Whether Postgres keeps it in parts.
+    pub(super) is_partitioned: bool,
 }
 
 /// How a table is used.

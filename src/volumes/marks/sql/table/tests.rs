@@ -17,7 +17,7 @@ fn column(name: &str, kind: &str) -> Column {
 fn found(id: &str, status: &str, removed_at: &str) -> Found {
     let columns = vec![column("id", id), column("status", status), column("removed_at", removed_at)];
     let key = Index { columns: vec![Some("id".to_owned())], is_unique: true, is_valid: true, ..Index::default() };
-    Found { columns, indexes: vec![key], unheld: None }
+    Found { columns, indexes: vec![key], ..Found::default() }
 }
 
 #[test]
