@@ -46,8 +46,8 @@ async fn volumes_of(url: &EngineUrl) -> Result<usize, EngineError> {
     Ok(engine.look().await?.volumes.len())
 }
 
-fn tcp(address: impl ToString, certs: Option<&Path>) -> EngineUrl {
-    EngineUrl::Tcp { address: address.to_string(), certs: certs.map(Path::to_owned) }
+fn tcp(address: &str, certs: Option<&Path>) -> EngineUrl {
+    EngineUrl::Tcp { address: address.to_owned(), certs: certs.map(Path::to_owned) }
 }
 
 #[tokio::test]
@@ -55,7 +55,7 @@ async fn a_place_where_nothing_is_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let (missing, left) = (folder.path().join("none.sock"), folder.path().join("left.sock"));
     drop(UnixListener::bind(&left).unwrap());
-    for url in [EngineUrl::Unix(missing), EngineUrl::Unix(left), tcp(format!("127.0.0.1:{}", free_port()), None)] {
+    for url in [EngineUrl::Unix(missing), EngineUrl::Unix(left), tcp(&format!("127.0.0.1:{}", free_port()), None)] {
         let told = unavailable(&url).await;
         let expected = "nothing is there: start the engine, or set `engine` to where it listens";
         assert!(told.starts_with(&format!("{url}: {WHAT}: {expected}: ")), "{told}");
@@ -85,7 +85,7 @@ async fn a_socket_that_this_user_may_not_use_says_so() {
 /// Somebody who says something else to each call, by its path, and then hangs up or not.
 async fn somebody(answer: impl Fn(&str) -> String + Send + Sync + 'static, hangs_up: bool) -> EngineUrl {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = tcp(listener.local_addr().unwrap(), None);
+    let url = tcp(&listener.local_addr().unwrap().to_string(), None);
     let answer = Arc::new(answer);
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
@@ -202,11 +202,11 @@ async fn an_engine_answers_over_tls_who_has_a_certificate_and_tells_others_what_
     let told = unavailable(&tcp(&address, None)).await;
     assert!(told.contains("it speaks TLS only: set `engine_certs`"), "{told}");
     let by_name = address.replace("127.0.0.1", "localhost");
-    let told = unavailable(&tcp(by_name, Some(&certs))).await;
+    let told = unavailable(&tcp(&by_name, Some(&certs))).await;
     assert!(told.contains("is not one that ca.pem vouches for, or is for another host"), "{told}");
     let plain = engine_but_for("/nothing", String::new()).await;
     let EngineUrl::Tcp { address: no_tls, .. } = plain else { panic!("{plain}") };
-    let told = unavailable(&tcp(no_tls, Some(&certs))).await;
+    let told = unavailable(&tcp(&no_tls, Some(&certs))).await;
     assert!(told.contains("it does not speak TLS: leave out `engine_certs`"), "{told}");
 
     let foreign = foreign_client(&certs);
@@ -222,9 +222,9 @@ async fn an_engine_answers_over_tls_who_has_a_certificate_and_tells_others_what_
 /// The folder of a client that knows the authority of `certs`, and whom another one vouches for.
 fn foreign_client(certs: &Path) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=somebody \
+    let script = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=somebody \
                 -addext extendedKeyUsage=clientAuth -keyout key.pem -out cert.pem";
-    let made = std::process::Command::new("sh").args(["-c", make]).current_dir(&folder).output().unwrap();
+    let made = std::process::Command::new("sh").args(["-c", script]).current_dir(&folder).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     fs::copy(certs.join("ca.pem"), folder.path().join("ca.pem")).unwrap();
     folder
