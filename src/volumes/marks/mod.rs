@@ -142,6 +142,7 @@ async fn open_sql(
 }
 
 #[cfg(not(any(feature = "sqlite", feature = "postgres", feature = "mysql")))]
+#[expect(clippy::unused_async, reason = "the same signature as with a database")]
 async fn open_sql(_: &MarksUrl, _: &ThreadsTable, _: Duration, _: usize) -> Result<Arc<dyn Marks>, MarksError> {
     unreachable!("a build without databases has told so")
 }
