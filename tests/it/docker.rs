@@ -370,8 +370,9 @@ async fn answers(folder: &Path) -> Docker {
             return docker.negotiate_version().await.expect("an engine that answers");
         }
         let log = fs::read_to_string(folder.join("log")).unwrap_or_default();
-        let is_over = ["failed to start daemon", "dockerd: not found", "unshare: "].iter().any(|end| log.contains(end))
-            || Instant::now() > deadline;
+        let is_over =
+            ["failed to start daemon", "dockerd: not found", "unshare failed"].iter().any(|end| log.contains(end))
+                || Instant::now() > deadline;
         assert!(!is_over, "dockerd did not start; {INSTALL}; its log:\n{log}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
