@@ -41,7 +41,8 @@ pub async fn run_beat(janitor: Janitor, stop: CancellationToken) {
 pub async fn run_host_beat(janitor: Janitor, stop: CancellationToken) {
     let own = janitor.config().jobs.values().filter_map(|job| match &job.kind {
         JobKind::Disk(disk) => Some((job.name.clone(), disk.initial_delay)),
-        JobKind::Retention(_) | JobKind::Orphans(_) => None,
+        JobKind::Volumes(_) if job.kind.is_of_host() => Some((job.name.clone(), Duration::ZERO)),
+        JobKind::Retention(_) | JobKind::Orphans(_) | JobKind::Volumes(_) => None,
     });
     let beats = own.map(|(name, delay)| {
         let (janitor, stop) = (&janitor, stop.clone());

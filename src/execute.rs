@@ -12,10 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Janitor, UnknownJob,
-    config::{DiskConfig, JobConfig, JobKind, OrphansConfig, RetentionConfig},
+    config::{DiskConfig, JobConfig, JobKind, OrphansConfig, RetentionConfig, VolumesConfig},
     jobs::{
         Job, JobError, Leave, Limits, Narrow, Stopped, Tally, Watch, disk::Disk, orphans::Orphans, pace::Pace,
-        retention::Retention, walk,
+        retention::Retention, volumes::Volumes, walk,
     },
     lock::{self, Held, LockError},
     queue::Request,
@@ -107,6 +107,7 @@ enum Task<'a> {
     Retention(&'a RetentionConfig, Policy),
     Orphans(&'a OrphansConfig),
     Disk(&'a DiskConfig),
+    Volumes(&'a VolumesConfig),
 }
 
 /// What an execution gathers for its report.
@@ -152,7 +153,11 @@ impl Janitor {
 
 impl Execution<'_> {
     async fn run(&mut self) -> End {
-        match self.excuse().await {
+        let excuse = match self.ask.request.mode {
+            Mode::DryRun => Ok(None),
+            Mode::Apply => self.janitor.off(self.job).await,
+        };
+        match excuse {
             Ok(None) => {}
             Ok(Some(reason)) => return End::new(Outcome::Skipped, reason, Next::Settle),
             Err(error) => return End::new(Outcome::Failed, chain(&error), Next::Retry),
@@ -168,6 +173,10 @@ impl Execution<'_> {
             }
             JobKind::Orphans(config) => Task::Orphans(config),
             JobKind::Disk(config) => Task::Disk(config),
+            JobKind::Volumes(config) => {
+                self.cutoff = self.ask.narrow.before;
+                Task::Volumes(config)
+            }
         };
         match self.ask.request.mode {
             Mode::DryRun => {
@@ -176,17 +185,6 @@ impl Execution<'_> {
             }
             Mode::Apply => self.under_lock(task).await,
         }
-    }
-
-    /// Why a job that could run is not to.
-    async fn excuse(&self) -> Result<Option<&'static str>, crate::ledger::LedgerError> {
-        if self.ask.request.mode == Mode::DryRun {
-            return Ok(None);
-        }
-        if !self.job.enabled || self.job.kind.is_of_host() && !self.janitor.switch(&self.job.name)() {
-            return Ok(Some("the job is not enabled"));
-        }
-        Ok(self.janitor.ledger().is_paused(&self.job.name).await?.then_some("the job is paused"))
     }
 
     async fn under_lock(&mut self, task: Task<'_>) -> End {
@@ -226,6 +224,7 @@ impl Execution<'_> {
             Task::Retention(config, policy) => self.sweep_runs(config, policy, leave).await,
             Task::Orphans(config) => self.sweep_blobs(config, leave).await,
             Task::Disk(config) => self.sweep_disk(config, leave).await,
+            Task::Volumes(config) => self.sweep_volumes(config, leave).await,
         }
     }
 
@@ -281,6 +280,19 @@ impl Execution<'_> {
         self.walk(&mut job, leave, limits).await
     }
 
+    async fn sweep_volumes(&mut self, config: &VolumesConfig, leave: Leave<'_>) -> Result<Stopped, JobError> {
+        let volumes = self.janitor.open_volumes(self.job, config).await?;
+        let mut job = Volumes::new(volumes, self.ask.narrow);
+        let limits = Limits {
+            // Nobody waits for a batch: each volume keeps its own row only.
+            pace: Pace::new(Volumes::batch_max(config), Duration::MAX, Duration::ZERO),
+            pause: Duration::ZERO,
+            items: Some(config.limit.get() as u64),
+            time: config.time_limit,
+        };
+        self.walk(&mut job, leave, limits).await
+    }
+
     /// Walks until the end, a limit, a signal or a pause.
     async fn walk<J: Job>(&mut self, job: &mut J, leave: Leave<'_>, limits: Limits) -> Result<Stopped, JobError> {
         let stop = self.ask.stop.child_token();
@@ -300,11 +312,15 @@ impl Execution<'_> {
         let again = if self.tally.batches == 0 { Next::Retry } else { Next::Settle };
         match swept {
             Ok(Stopped::AtTheEnd) => End { outcome: Outcome::Done, reason: None, next: Next::Settle },
-            Ok(Stopped::ByItems) => End::new(Outcome::Limited, "run_limit reached", Next::Settle),
+            Ok(Stopped::ByItems) => {
+                let is_of_volumes = matches!(self.job.kind, JobKind::Volumes(_));
+                let reason = if is_of_volumes { "limit reached" } else { "run_limit reached" };
+                End::new(Outcome::Limited, reason, Next::Settle)
+            }
             Ok(Stopped::ByTime) => End::new(Outcome::Limited, "time_limit reached", Next::Settle),
             Ok(Stopped::BySignal) if self.is_paused => End::new(Outcome::Limited, "paused on the way", Next::Settle),
             Ok(Stopped::BySignal) => End::new(Outcome::Limited, "asked to stop", Next::HandBack),
-            Err(error @ JobError::Off) => End::new(Outcome::Limited, chain(&error), Next::Settle),
+            Err(error @ (JobError::Off | JobError::Slow)) => End::new(Outcome::Limited, chain(&error), Next::Settle),
             Err(JobError::Refused(why)) => End::new(Outcome::Refused, why, again),
             Err(JobError::Lock(error @ LockError::Lost(_))) => End::new(Outcome::Failed, chain(&error), Next::Settle),
             Err(error) => End::new(Outcome::Failed, chain(&error), again),

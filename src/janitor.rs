@@ -7,16 +7,24 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     blobs::{BlobError, BlobStore},
     clock::Clock,
-    config::{BlobsConfig, Config, JobConfig, RetentionConfig},
+    config::{BlobsConfig, Config, JobConfig, JobKind, RetentionConfig, VolumesConfig},
     execute::Ask,
-    jobs::{Narrow, disk::Switch},
+    jobs::{
+        JobError, Narrow,
+        disk::Switch,
+        volumes::{Fate, ThreadVolumes},
+    },
     ledger::{Ledger, LedgerError},
     lock::{Lock, LockKey},
     metrics::Metrics,
     queue::{Dead, Enqueued, Queue, QueueError, Request, Stats},
     report::{Mode, Report},
     runs::{self, RunStore, StoreError},
+    volumes::{self, Engine, Marks},
 };
+
+/// An engine, and the table of the threads whose volumes it has.
+type EngineAndMarks = (Arc<dyn Engine>, Arc<dyn Marks>);
 
 /// The configured jobs with their queue, lock and ledger. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -31,6 +39,7 @@ struct Parts {
     clock: Arc<dyn Clock>,
     stores: HashMap<String, Arc<dyn RunStore>>,
     blobs: HashMap<String, BlobStore>,
+    volumes: HashMap<String, EngineAndMarks>,
     metrics: Metrics,
 }
 
@@ -69,6 +78,26 @@ pub enum RunError {
     Ledger(#[from] LedgerError),
 }
 
+/// Why a volume could not be asked for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VolumesError {
+    /// No such job.
+    #[error(transparent)]
+    Unknown(#[from] UnknownJob),
+    /// The job is of another kind.
+    #[error("job {job:?} is of kind {kind:?}, not \"volumes\"")]
+    Kind {
+        /// The job.
+        job: String,
+        /// Its kind.
+        kind: &'static str,
+    },
+    /// The engine, the database or the ledger did not do it, or the id is none that a volume can be named after.
+    #[error(transparent)]
+    Job(#[from] JobError),
+}
+
 impl Janitor {
     /// A janitor over these parts, which a test may choose.
     #[must_use]
@@ -87,6 +116,7 @@ impl Janitor {
             clock,
             stores: HashMap::new(),
             blobs: HashMap::new(),
+            volumes: HashMap::new(),
             metrics: Metrics::default(),
         }))
     }
@@ -143,6 +173,14 @@ impl Janitor {
         Self(Arc::new(parts))
     }
 
+    /// Uses these for `job`, of kind `volumes`, instead of what the configuration names.
+    #[must_use]
+    pub fn with_volumes(self, job: &str, engine: Arc<dyn Engine>, marks: Arc<dyn Marks>) -> Self {
+        let mut parts = Parts::clone(&self.0);
+        parts.volumes.insert(job.to_owned(), (engine, marks));
+        Self(Arc::new(parts))
+    }
+
     /// The configuration of `job`.
     pub fn job(&self, job: &str) -> Result<&JobConfig, UnknownJob> {
         let jobs = &self.config().jobs;
@@ -165,6 +203,14 @@ impl Janitor {
                 }
             }
         })
+    }
+
+    /// Why a job that could run is not to.
+    pub(crate) async fn off(&self, job: &JobConfig) -> Result<Option<&'static str>, LedgerError> {
+        if !job.enabled || job.kind.is_of_host() && !self.switch(&job.name)() {
+            return Ok(Some("the job is not enabled"));
+        }
+        Ok(self.ledger().is_paused(&job.name).await?.then_some("the job is paused"))
     }
 
     /// The same janitor over the queue of this host's own jobs; `None` where it has none, or all jobs have one queue.
@@ -258,6 +304,70 @@ impl Janitor {
         match self.0.blobs.get(&config.name) {
             Some(store) => Ok(store.clone()),
             None => BlobStore::open(config).await,
+        }
+    }
+
+    /// Opens what a job of kind `volumes` works with.
+    pub(crate) async fn open_volumes(
+        &self,
+        job: &JobConfig,
+        config: &VolumesConfig,
+    ) -> Result<ThreadVolumes, JobError> {
+        let (engine, marks) = match self.0.volumes.get(&job.name) {
+            Some((engine, marks)) => (Arc::clone(engine), Arc::clone(marks)),
+            None => (
+                volumes::open(&config.engine, config.engine_timeout).await?,
+                // One for each volume that is being removed, and one to ask with.
+                volumes::marks::open(&config.marks, &config.table, config.engine_timeout, config.concurrency.get() + 1)
+                    .await?,
+            ),
+        };
+        Ok(ThreadVolumes {
+            engine,
+            marks,
+            ledger: Arc::clone(self.ledger()),
+            key: self.lock_key(job).as_str().to_owned(),
+            clock: Arc::clone(self.clock()),
+            config: config.clone(),
+        })
+    }
+
+    /// The volumes of a job's threads, to look at, or to remove one by one.
+    ///
+    /// # Errors
+    /// [`VolumesError`], where there is no such job of kind `volumes`, or its engine or database cannot be opened.
+    pub async fn volumes(&self, job: &str) -> Result<ThreadVolumes, VolumesError> {
+        let job = self.job(job)?;
+        match &job.kind {
+            JobKind::Volumes(config) => Ok(self.open_volumes(job, config).await?),
+            kind @ (JobKind::Retention(_) | JobKind::Orphans(_) | JobKind::Disk(_)) => {
+                Err(VolumesError::Kind { job: job.name.clone(), kind: kind.as_str() })
+            }
+        }
+    }
+
+    /// Removes the volume of one thread, here and now, by the rules of `job`, and marks the thread. It takes no lock: it
+    /// may be called while a sweep runs, and beside itself.
+    ///
+    /// ```no_run
+    /// # async fn example(janitor: apalis_janitor::Janitor) -> Result<(), Box<dyn std::error::Error>> {
+    /// use apalis_janitor::jobs::volumes::Fate;
+    /// match janitor.remove_volume("volumes", "7b7a").await? {
+    ///     Fate::Removed | Fate::Absent | Fate::Settled => {} // gone, and marked
+    ///     Fate::Referenced(by) => println!("in use: {by}"),
+    ///     stays => println!("it stays: {stays:?}"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`VolumesError`]; the next sweep finishes what was begun.
+    pub async fn remove_volume(&self, job: &str, id: &str) -> Result<Fate, VolumesError> {
+        let volumes = self.volumes(job).await?;
+        match self.off(self.job(job)?).await.map_err(JobError::from)? {
+            Some(why) => Ok(Fate::Off(why)),
+            None => Ok(volumes.remove(id).await?),
         }
     }
 

@@ -1,8 +1,10 @@
 //! Retention and orphan sweeps for task-queue clusters, as an apalis worker.
 //!
-//! Workflow engines leave ended runs behind, with their events, steps and checkpoints, and failed tasks leave artifacts. A job
-//! of this crate deletes the runs that ended long enough ago, or the artifacts that nothing refers to: on a queue, one worker
-//! at a time in a cluster, with a plan to look at beforehand and a report afterwards. The README of the repository is about the command `janitor`; this is about the library below it.
+//! Workflow engines leave ended runs behind, with their events, steps and checkpoints, failed tasks leave artifacts, and
+//! closed threads leave container volumes. A job of this crate deletes the runs that ended long enough ago, the artifacts that
+//! nothing refers to, or the volumes of threads that are closed: on a queue, one worker at a time in a cluster, with a plan to
+//! look at beforehand and a report afterwards. The README of the repository is about the command `janitor`; this is about the
+//! library below it.
 //!
 //! # The walk
 //! config → beat → queue → worker → lock → job → store → report → ledger, metrics, log. No arrow returns.
@@ -19,6 +21,7 @@
 //! 7. [`runs`] are the stores. A store reads runs and deletes those that still are as they were read; which may go is
 //!    decided by one pure function, [`Policy::decide`](runs::policy::Policy::decide), for all stores.
 //!    [`blobs`] are the stores of artifacts, which tasks put and a sweep cleans; its page has the protocol.
+//!    [`volumes`] are a container engine and the table of threads that says whose volumes are gone.
 //! 8. [`report`] is what came of it, kept by the [`ledger`] and counted by the [`metrics`].
 //!
 //! Every way in ends in [`Janitor::execute`]: a beat's tick, a request by hand, `janitor run` and a worker of your own.
@@ -39,12 +42,13 @@
 //! # }
 //! ```
 //! [`handle`] runs on any other apalis backend, too. A janitor over parts of your own choice, such as the memory answers
-//! for tests, is made by [`Janitor::over`]; a run store of your own is put in by [`Janitor::with_store`].
+//! for tests, is made by [`Janitor::over`]; a run store of your own is put in by [`Janitor::with_store`], and
+//! an engine and a table of your own by [`Janitor::with_volumes`].
 //!
 //! # Seams
 //! [`Clock`](clock::Clock), [`Queue`](queue::Queue), [`Lock`](lock::Lock), [`Ledger`](ledger::Ledger),
-//! [`RunStore`](runs::RunStore), [`Catalog`](blobs::Catalog) and [`Objects`](blobs::Objects) are traits, and each answer to
-//! one is a file or a folder beside it. What an answer promises is a suite of tests in the trait's own module,
+//! [`RunStore`](runs::RunStore), [`Catalog`](blobs::Catalog), [`Objects`](blobs::Objects), [`Engine`](volumes::Engine) and
+//! [`Marks`](volumes::Marks) are traits, and each answer to one is a file or a folder beside it. What an answer promises is a suite of tests in the trait's own module,
 //! `conformance`, public with the feature `test-util`.
 //!
 //! # Features
@@ -59,6 +63,7 @@
 //! | `dynamodb` | DynamoDB as a run store | no |
 //! | `cassandra` | Cassandra as a run store | no |
 //! | `s3` | S3 for the objects of a blob store | no |
+//! | `docker` | jobs of kind `volumes` | no |
 //! | `full` | all of the above | no |
 //! | `test-util` | conformance suites, a clock to be set, fences without a lock: for tests | no |
 
@@ -81,11 +86,12 @@ pub mod metrics;
 pub mod queue;
 pub mod report;
 pub mod runs;
+pub mod volumes;
 pub mod worker;
 
 pub use connect::ConnectError;
 pub use execute::{Ask, Ended, Next};
-pub use janitor::{Janitor, RunError, UnknownJob};
+pub use janitor::{Janitor, RunError, UnknownJob, VolumesError};
 pub use worker::{handle, run_worker};
 
 /// The examples of the README, which compile.

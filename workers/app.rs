@@ -9,7 +9,7 @@ use std::{
 
 use apalis_janitor::{
     Janitor,
-    config::{Config, JobConfig},
+    config::{Config, JobConfig, JobKind},
 };
 
 use crate::{
@@ -68,6 +68,11 @@ impl Fail {
         Self { code: 3, text: text.into() }
     }
 
+    /// Somebody else is at it: exit code 4.
+    pub fn busy(text: impl Into<String>) -> Self {
+        Self { code: 4, text: text.into() }
+    }
+
     /// A guard said no: exit code 6.
     pub fn refused(text: impl Into<String>) -> Self {
         Self { code: 6, text: text.into() }
@@ -122,6 +127,29 @@ impl App {
 /// The job of that name, or an error that names the nearest one.
 pub fn job<'a>(config: &'a Config, name: &str) -> Result<&'a JobConfig, Fail> {
     config.jobs.get(name).ok_or_else(|| unknown("job", name, config.jobs.keys()))
+}
+
+/// The job of a kind that is meant, with what is of that kind: the named one, or the only one.
+pub fn chosen<'a, K>(
+    config: &'a Config,
+    wanted: Option<&str>,
+    kind: &str,
+    of: impl Fn(&'a JobKind) -> Option<&'a K>,
+) -> Result<(&'a JobConfig, &'a K), Fail> {
+    if let Some(name) = wanted {
+        let job = job(config, name)?;
+        let wrong = || Fail::usage(format!("{name:?} is of kind {:?}, not {kind:?}", job.kind.as_str()));
+        return of(&job.kind).map(|own| (job, own)).ok_or_else(wrong);
+    }
+    let mut all = config.jobs.values().filter_map(|job| Some((job, of(&job.kind)?)));
+    match (all.next(), all.next()) {
+        (None, _) => Err(Fail::usage(format!("no job of kind {kind:?} is configured"))),
+        (Some(only), None) => Ok(only),
+        (Some(first), Some(second)) => {
+            let names: Vec<_> = [first, second].into_iter().chain(all).map(|(job, _)| job.name.as_str()).collect();
+            Err(Fail::usage(format!("which job? --job {}", names.join(" or --job "))))
+        }
+    }
 }
 
 /// There is none of that name, and what there is.

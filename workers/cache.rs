@@ -6,7 +6,7 @@ use std::{
 };
 
 use apalis_janitor::{
-    config::{Config, DiskConfig, JobConfig, JobKind},
+    config::{Config, JobConfig, JobKind},
     jobs::disk::{
         Switch,
         cache::{Cache, Published},
@@ -55,10 +55,13 @@ enum Action {
 /// Does one of the two.
 pub async fn run(app: &App, args: &Args) -> Reply {
     let config = app.config()?;
-    let (job, disk) = chosen(&config, args.job.as_deref())?;
-    let switch = switch(config.clone(), &job).await?;
+    let (job, disk) = app::chosen(&config, args.job.as_deref(), "disk", |kind| match kind {
+        JobKind::Disk(disk) => Some(&**disk),
+        JobKind::Retention(_) | JobKind::Orphans(_) | JobKind::Volumes(_) => None,
+    })?;
+    let switch = switch(config.clone(), job).await?;
     let root = disk.root.clone();
-    let cache = Cache::open(disk, switch).await.map_err(|error| Fail::of(&error))?;
+    let cache = Cache::open(disk.clone(), switch).await.map_err(|error| Fail::of(&error))?;
     match &args.action {
         Action::Put { file, key } => {
             let below = below(&root, file)?;
@@ -90,28 +93,6 @@ pub async fn run(app: &App, args: &Args) -> Reply {
         }
     }
     Ok(0)
-}
-
-/// The job of kind disk that is meant.
-fn chosen(config: &Config, wanted: Option<&str>) -> Result<(JobConfig, DiskConfig), Fail> {
-    let of = |job: &JobConfig| match &job.kind {
-        JobKind::Disk(disk) => Some((job.clone(), DiskConfig::clone(disk))),
-        JobKind::Retention(_) | JobKind::Orphans(_) => None,
-    };
-    if let Some(name) = wanted {
-        let job = app::job(config, name)?;
-        return of(job)
-            .ok_or_else(|| Fail::usage(format!("{name:?} is of kind {:?}, not \"disk\"", job.kind.as_str())));
-    }
-    let mut all: Vec<_> = config.jobs.values().filter_map(of).collect();
-    match all.len() {
-        1 => Ok(all.remove(0)),
-        0 => Err(Fail::usage("no job of kind \"disk\" is configured")),
-        _ => {
-            let names: Vec<_> = all.iter().map(|(job, _)| job.name.as_str()).collect();
-            Err(Fail::usage(format!("which job? --job {}", names.join(" or --job "))))
-        }
-    }
 }
 
 /// Whether files may be deleted here: the job is enabled, asked anew each time, and not paused.

@@ -3,6 +3,7 @@
 mod disk;
 mod due;
 mod redis;
+mod volumes;
 
 use std::{os::unix::fs::MetadataExt, path::Path};
 
@@ -78,12 +79,13 @@ pub async fn run(app: &App, _args: &Args) -> Reply {
     Ok(u8::from(failed))
 }
 
-/// Reaches a job's store, compares its clock with ours and its schema with the layout.
+/// Reaches a job's store or its table, compares its clock with ours and its schema with the layout.
 async fn about_job(janitor: &Janitor, job: &JobConfig) -> Result<Findings, String> {
     let retention = match &job.kind {
         JobKind::Retention(retention) => retention,
         JobKind::Orphans(orphans) => return about_blobs(&orphans.blobs).await.map_err(|error| chain(&error)),
         JobKind::Disk(disk) => return disk::check(disk).map_err(|error| chain(&error)),
+        JobKind::Volumes(volumes) => return volumes::check_table(volumes).await.map_err(|error| chain(&error)),
     };
     let store = runs::open(retention).await.map_err(|error| chain(&error))?;
     let mut findings = store.check().await.map_err(|error| chain(&error))?;
@@ -110,7 +112,7 @@ async fn about_unswept(config: &Config) -> Vec<Finding> {
     let is_swept = |store: &BlobsConfig| {
         config.jobs.values().any(|job| match &job.kind {
             JobKind::Orphans(orphans) => orphans.blobs.name == store.name,
-            JobKind::Retention(_) | JobKind::Disk(_) => false,
+            JobKind::Retention(_) | JobKind::Disk(_) | JobKind::Volumes(_) => false,
         })
     };
     let mut findings = Vec::new();
@@ -175,6 +177,9 @@ async fn about_janitor(janitor: &Janitor) -> Vec<Finding> {
     for job in janitor.config().jobs.values() {
         let about = format!("job {}", job.name);
         findings.extend(told(&about, about_job(janitor, job).await));
+        if let JobKind::Volumes(volumes) = &job.kind {
+            findings.extend(told(&about, volumes::check_engine(volumes).await.map_err(|error| chain(&error))));
+        }
     }
     findings.extend(about_unswept(janitor.config()).await);
     findings

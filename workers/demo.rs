@@ -2,6 +2,7 @@
 
 mod disk;
 mod orphans;
+mod volumes;
 
 use std::{
     env, fs, io,
@@ -19,6 +20,7 @@ use apalis_janitor::{
 };
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use ulid::Ulid;
 
 use crate::{
     app::{App, Fail, Reply},
@@ -28,6 +30,8 @@ use crate::{
 };
 
 const CONFIG: &str = include_str!("demo.toml");
+/// What stands in it for a word that no other demo has.
+const TOKEN: &str = "TOKEN";
 /// How long the first tick and its sweep may take.
 const TICK_MAX: Duration = Duration::from_mins(1);
 /// How often the ledger is asked for the report.
@@ -36,6 +40,9 @@ const LOOK: Duration = Duration::from_millis(100);
 const NAMES_MAX: u32 = 100;
 
 /// Show every kind of job on made-up data in a temporary folder; no server is needed
+///
+/// Where a container engine answers at its usual socket, it gets a few volumes with a name and a label of their own, which
+/// are removed at the end. Nothing else of it is touched.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  janitor demo\n  janitor demo --keep --json")]
 pub struct Args {
@@ -48,15 +55,18 @@ pub struct Args {
 pub async fn run(app: &App, args: &Args) -> Reply {
     let folder = Folder::make(args.keep).map_err(|error| Fail::failed(format!("temporary folder: {error}")))?;
     let path = folder.path.join("janitor.toml");
-    fs::write(&path, CONFIG).map_err(|error| Fail::failed(format!("{}: {error}", path.display())))?;
+    let token = Ulid::generate().to_string().to_lowercase();
+    let text = CONFIG.replace(TOKEN, &token);
+    fs::write(&path, &text).map_err(|error| Fail::failed(format!("{}: {error}", path.display())))?;
     demo::make(&folder.path.join("app.db")).await.map_err(|error| Fail::of(&error))?;
     let config = Config::load(&path).map_err(|errors| Fail::config(errors.to_string()))?;
     let janitor = wire::connect(config).await?;
     tell(app, &format!("made {} with the runs of a shop, and {}:\n", folder.path.display(), path.display()))?;
-    tell(app, CONFIG)?;
+    tell(app, &text)?;
     let mut reports = old_runs(app, &janitor).await?;
     reports.extend(orphans::show(app, &janitor).await?);
     reports.extend(disk::show(app, &janitor, &folder.path).await?);
+    reports.extend(volumes::show(app, &janitor, &token).await?);
     if app.out.is_json() {
         app.out.json(&reports)?;
     }

@@ -29,7 +29,7 @@ pub struct Args {
     /// Ask for a plan only: nothing is deleted
     #[arg(long)]
     dry_run: bool,
-    /// The host whose worker shall run it (jobs of kind disk); this one where it is not given
+    /// The host whose worker shall run it (jobs that belong to a host); this one where it is not given
     #[arg(long, value_name = "HOST", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     host: Option<String>,
     /// Merge only with a waiting request of the same key

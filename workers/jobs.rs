@@ -37,6 +37,7 @@ fn target(job: &JobConfig) -> String {
         JobKind::Retention(retention) => retention.store.to_string(),
         JobKind::Orphans(orphans) => orphans.blobs.objects.to_string(),
         JobKind::Disk(disk) => disk.root.display().to_string(),
+        JobKind::Volumes(volumes) => volumes.engine.to_string(),
     }
 }
 

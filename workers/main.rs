@@ -24,6 +24,7 @@ mod signals;
 mod status;
 mod unlock;
 mod up;
+mod volumes;
 mod wire;
 mod worker;
 
@@ -69,6 +70,7 @@ enum Command {
     Unlock(unlock::Args),
     Dead(dead::Args),
     Blobs(blobs::Args),
+    Volumes(volumes::Args),
     Cache(cache::Args),
     Audit(audit::Args),
     Completions(completions::Args),
@@ -120,6 +122,7 @@ impl Command {
             Self::Unlock(args) => unlock::run(app, &args).await,
             Self::Dead(args) => dead::run(app, &args).await,
             Self::Blobs(args) => blobs::run(app, args).await,
+            Self::Volumes(args) => volumes::run(app, &args).await,
             Self::Cache(args) => cache::run(app, &args).await,
             Self::Audit(args) => audit::run(app, args).await,
             Self::Demo(args) => Box::pin(demo::run(app, &args)).await,

@@ -56,8 +56,10 @@ impl Args {
     fn fit(&self, job: &JobConfig) -> Result<(), Fail> {
         let given = match job.kind {
             JobKind::Orphans(_) => None,
-            JobKind::Retention(_) | JobKind::Disk(_) if self.allow_mass_delete => Some("--allow-mass-delete"),
-            JobKind::Retention(_) | JobKind::Disk(_) => self.inventory.then_some("--inventory"),
+            JobKind::Retention(_) | JobKind::Disk(_) | JobKind::Volumes(_) if self.allow_mass_delete => {
+                Some("--allow-mass-delete")
+            }
+            JobKind::Retention(_) | JobKind::Disk(_) | JobKind::Volumes(_) => self.inventory.then_some("--inventory"),
         };
         let JobConfig { name, kind, .. } = job;
         let wrong = |flag| {

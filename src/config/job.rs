@@ -11,6 +11,7 @@ use super::{
     reader::{Found, Section},
     scalar::{Scalar, duration, flag, text, whole},
     values::{did_you_mean, name},
+    volumes,
 };
 
 /// The statuses in which a run of the layout `pyworkflow` has ended.
@@ -22,7 +23,7 @@ const RULES_MAX: usize = 1_000;
 const RULES_RULE: &str = "must be a list of tables, such as [{ workflow = \"order_*\", retention_days = 90 }]";
 
 /// The words that `kind` may be.
-const KINDS: [&str; 3] = ["retention", "orphans", "disk"];
+const KINDS: [&str; 4] = ["retention", "orphans", "disk", "volumes"];
 
 /// Reads the jobs by name.
 pub(super) fn read_all(
@@ -34,10 +35,12 @@ pub(super) fn read_all(
         section.sections().into_iter().partition(|(_, job)| is_of_kind(job, "orphans"));
     let named = others.iter().map(|(title, _)| *title).collect();
     let read_others = |(title, job): (&str, Section<'_>)| {
-        let is_disk = is_of_kind(&job, "disk");
+        let (is_disk, is_volumes) = (is_of_kind(&job, "disk"), is_of_kind(&job, "volumes"));
         read(title, job, |job| {
             if is_disk {
                 disk::job(job).map(|own| JobKind::Disk(Box::new(own)))
+            } else if is_volumes {
+                volumes::job(job).map(|own| JobKind::Volumes(Box::new(own)))
             } else {
                 retention(job).map(|own| JobKind::Retention(Box::new(own)))
             }
@@ -78,9 +81,14 @@ fn read(
 
 fn kind(word: &str) -> Result<(), String> {
     match word {
-        "retention" | "orphans" | "disk" => Ok(()),
-        "volumes" => Err("this version has jobs of the kinds \"retention\", \"orphans\" and \"disk\" only".to_owned()),
-        other => Err(format!("must be \"retention\", \"orphans\" or \"disk\"{}", did_you_mean(other, KINDS))),
+        "volumes" if !cfg!(feature = "docker") => {
+            Err("built without `docker`: rebuild with --features docker".to_owned())
+        }
+        word if KINDS.contains(&word) => Ok(()),
+        other => {
+            let hint = did_you_mean(other, KINDS);
+            Err(format!("must be \"retention\", \"orphans\", \"disk\" or \"volumes\"{hint}"))
+        }
     }
 }
 

@@ -18,8 +18,15 @@ mod stores;
 mod template;
 mod urls;
 mod values;
+mod volume_name;
+mod volumes;
 
-use std::{collections::BTreeMap, num::NonZeroU64, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    num::{NonZeroU64, NonZeroUsize},
+    path::PathBuf,
+    time::Duration,
+};
 
 pub use cassandra::{CassandraUrl, Consistency, Serial};
 pub use errors::{ConfigError, ConfigErrors, ConfigWarning};
@@ -28,6 +35,8 @@ pub use stores::StoreUrl;
 pub use template::TEMPLATE;
 pub use urls::{CatalogUrl, ObjectsUrl, SecretUrl};
 pub use values::{BatchSize, RetentionDays, Share};
+pub use volume_name::{VolumeName, VolumePattern};
+pub use volumes::{EngineUrl, MarksUrl};
 
 /// A validated `janitor.toml`.
 #[derive(Clone, Debug)]
@@ -141,6 +150,8 @@ pub enum JobKind {
     Orphans(Box<OrphansConfig>),
     /// `kind = "disk"`: it belongs to a host.
     Disk(Box<DiskConfig>),
+    /// `kind = "volumes"`: it belongs to a host where its engine is that host's own.
+    Volumes(Box<VolumesConfig>),
 }
 
 impl JobKind {
@@ -151,6 +162,7 @@ impl JobKind {
             Self::Retention(_) => "retention",
             Self::Orphans(_) => "orphans",
             Self::Disk(_) => "disk",
+            Self::Volumes(_) => "volumes",
         }
     }
 
@@ -160,6 +172,7 @@ impl JobKind {
         match self {
             Self::Retention(_) | Self::Orphans(_) => false,
             Self::Disk(_) => true,
+            Self::Volumes(volumes) => matches!(volumes.engine, EngineUrl::Unix(_)),
         }
     }
 }
@@ -280,6 +293,46 @@ pub struct ReferencesConfig {
     pub path: PathBuf,
     /// The fields that refer to media, at any depth.
     pub fields: Vec<String>,
+}
+
+/// A job of kind `volumes`.
+#[derive(Clone, Debug)]
+pub struct VolumesConfig {
+    /// The container engine; default `unix:///var/run/docker.sock`.
+    pub engine: EngineUrl,
+    /// The database that has the threads.
+    pub marks: MarksUrl,
+    /// The table that has them.
+    pub table: ThreadsTable,
+    /// How a thread's volume is named.
+    pub volume: VolumePattern,
+    /// A volume without this label is never removed; default none.
+    pub require_label: Option<(String, String)>,
+    /// Whether volumes of the pattern that belong to no thread go, too; default false: they are reported.
+    pub sweep_unknown: bool,
+    /// The most volumes that one execution removes; default 100.
+    pub limit: NonZeroUsize,
+    /// How many are removed at once; default 3.
+    pub concurrency: NonZeroUsize,
+    /// How long the engine has for an answer; default 10 s.
+    pub engine_timeout: Duration,
+    /// How long one execution lasts at most; default 1 h.
+    pub time_limit: Duration,
+}
+
+/// A job's `table`: where a thread's row says what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThreadsTable {
+    /// The table, or its schema and itself.
+    pub name: Vec<String>,
+    /// The column of the id, which names the volume; default `id`.
+    pub id: String,
+    /// The column of the status; default `status`.
+    pub status: String,
+    /// The status of a closed thread.
+    pub closed: String,
+    /// The column that is set when the volume is gone; default `volume_removed_at`.
+    pub removed_at: String,
 }
 
 /// A job of kind `retention`.

@@ -94,7 +94,7 @@ fn runs(name: &str, known: &Known<'_>) -> Result<Option<(String, Box<RetentionCo
         Some(JobKind::Retention(retention)) => Ok(Some((name.to_owned(), retention.clone()))),
         // It has errors of its own.
         None if known.named.contains(&name) => Ok(None),
-        Some(JobKind::Orphans(_) | JobKind::Disk(_)) | None => {
+        Some(JobKind::Orphans(_) | JobKind::Disk(_) | JobKind::Volumes(_)) | None => {
             let hint = did_you_mean(name, known.named.iter().copied());
             Err(format!("must name a job of kind \"retention\" of this file{hint}"))
         }

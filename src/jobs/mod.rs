@@ -5,6 +5,7 @@ pub mod families;
 pub mod orphans;
 pub mod pace;
 pub mod retention;
+pub mod volumes;
 mod walk;
 
 use std::{borrow::Cow, future::Future, time::Duration};
@@ -13,9 +14,11 @@ use chrono::{DateTime, Utc};
 
 use crate::{
     blobs::BlobError,
+    ledger::LedgerError,
     lock::{Fence, Held, LockError},
     report::{Counts, FAILURES_MAX, Failure, chain},
     runs::StoreError,
+    volumes::{EngineError, MarksError},
 };
 
 pub use walk::{Limits, Stopped, walk};
@@ -65,6 +68,18 @@ pub enum JobError {
     /// The folder of this host cannot be worked in.
     #[error(transparent)]
     Disk(Box<crate::host::RootError>),
+    /// A container engine did not do it.
+    #[error(transparent)]
+    Engine(Box<EngineError>),
+    /// A table of threads did not do it.
+    #[error(transparent)]
+    Marks(Box<MarksError>),
+    /// The ledger did not answer.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// What is left would take longer than the lock is sure to be held.
+    #[error("the target is slow: the rest is left for the next time")]
+    Slow,
     /// The job was switched off on the way.
     #[error("switched off on the way")]
     Off,
@@ -82,6 +97,18 @@ impl From<BlobError> for JobError {
             BlobError::Refused(why) => Self::Refused(why),
             error => Self::Blobs(error),
         }
+    }
+}
+
+impl From<EngineError> for JobError {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(Box::new(error))
+    }
+}
+
+impl From<MarksError> for JobError {
+    fn from(error: MarksError) -> Self {
+        Self::Marks(Box::new(error))
     }
 }
 

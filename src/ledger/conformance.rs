@@ -11,6 +11,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::{Backoff, Ledger, REPORTS_MAX};
 use crate::report::{Failure, Mode, Outcome, Report};
 
+/// More items than a limit that somebody might set for reading them.
+const ITEMS: usize = 300;
+
 /// Writes one `#[tokio::test]` for each promise of the suite, in a module of the given name.
 ///
 /// The expression is a future of an empty ledger and of whatever must live as long as it, such as a server.
@@ -36,8 +39,8 @@ macro_rules! ledger_conformance {
             counts_nothing_but_a_real_and_complete_run_as_a_success
             pauses_and_resumes_once
             remembers_how_often_an_item_failed
-            gives_items_that_are_due_the_longest_due_first
-            finds_an_item_due_at_its_instant_and_not_before
+            gives_all_back_offs_of_a_job_by_item
+            keeps_when_an_item_is_due_to_the_millisecond_and_never_too_early
             keeps_the_items_of_two_jobs_apart
         }
     };
@@ -172,53 +175,56 @@ pub async fn pauses_and_resumes_once(ledger: Arc<dyn Ledger>) {
 
 /// A later failure takes the place of an earlier one; a cleared one is gone, and clearing it again does no harm.
 pub async fn remembers_how_often_an_item_failed(ledger: Arc<dyn Ledger>) {
-    assert_eq!(ledger.backoff("a", "x").await.expect("an answer"), None);
+    assert_eq!(backoffs(&*ledger, "a").await, []);
     for attempts in [1, u32::MAX] {
         let backoff = Backoff { attempts, next_at: at(i64::from(attempts)) };
         ledger.put_backoff("a", "x", &backoff).await.expect("recorded");
-        assert_eq!(ledger.backoff("a", "x").await.expect("an answer"), Some(backoff));
+        assert_eq!(backoffs(&*ledger, "a").await, [("x".to_owned(), backoff)]);
     }
     for _ in 0..2 {
         ledger.clear_backoff("a", "x").await.expect("cleared");
-        assert_eq!(ledger.backoff("a", "x").await.expect("an answer"), None);
-    }
-    assert_eq!(ledger.due("a", at(i64::from(u32::MAX)), 10).await.expect("an answer"), [""; 0]);
-}
-
-/// By instant, then by name; the limit is a limit.
-pub async fn gives_items_that_are_due_the_longest_due_first(ledger: Arc<dyn Ledger>) {
-    for (item, seconds) in [("d", 4), ("c", 1), ("B", 2), ("a", 2), ("ä", 2), ("b", 2), ("e", 3)] {
-        fail(&*ledger, "a", item, at(seconds)).await;
-    }
-    let due = ["c", "B", "a", "b", "ä", "e"];
-    for (limit, expected) in [(0, 0), (1, 1), (3, 3), (6, 6), (7, 6), (usize::MAX, 6)] {
-        assert_eq!(ledger.due("a", at(3), limit).await.expect("an answer"), due[..expected], "limit {limit}");
+        assert_eq!(backoffs(&*ledger, "a").await, []);
     }
 }
 
-/// An item is due at its instant, not a millisecond before; what is finer than that is rounded up.
-pub async fn finds_an_item_due_at_its_instant_and_not_before(ledger: Arc<dyn Ledger>) {
+/// As many as there are, whatever their names, due or not.
+pub async fn gives_all_back_offs_of_a_job_by_item(ledger: Arc<dyn Ledger>) {
+    let names =
+        (0..ITEMS).map(|number| format!("item {number:04}")).chain(["\u{e4}", "B", "", "a b\nc"].map(str::to_owned));
+    let mut expected: Vec<(String, Backoff)> =
+        (0..).zip(names).map(|(number, name)| (name, failed(at(number)))).collect();
+    for (item, backoff) in &expected {
+        ledger.put_backoff("a", item, backoff).await.expect("recorded");
+    }
+    expected.sort_by(|one, other| one.0.cmp(&other.0));
+    assert_eq!(backoffs(&*ledger, "a").await, expected);
+}
+
+/// What is finer than a millisecond is rounded up.
+pub async fn keeps_when_an_item_is_due_to_the_millisecond_and_never_too_early(ledger: Arc<dyn Ledger>) {
     let milli = TimeDelta::milliseconds(1);
     for next_at in [at(1), at(1) - milli + TimeDelta::nanoseconds(1)] {
-        fail(&*ledger, "a", "x", next_at).await;
-        let kept = ledger.backoff("a", "x").await.expect("an answer").expect("it was recorded");
-        assert_eq!(kept.next_at, at(1));
-        assert_eq!(ledger.due("a", at(1) - milli, 10).await.expect("an answer"), [""; 0]);
-        assert_eq!(ledger.due("a", at(1), 10).await.expect("an answer"), ["x"]);
+        ledger.put_backoff("a", "x", &failed(next_at)).await.expect("recorded");
+        assert_eq!(backoffs(&*ledger, "a").await, [("x".to_owned(), failed(at(1)))]);
     }
 }
 
 /// A job sees its own.
 pub async fn keeps_the_items_of_two_jobs_apart(ledger: Arc<dyn Ledger>) {
-    fail(&*ledger, "a", "x", at(1)).await;
-    fail(&*ledger, "b", "x", at(2)).await;
+    for (job, seconds) in [("a", 1), ("a@host", 2)] {
+        ledger.put_backoff(job, "x", &failed(at(seconds))).await.expect("recorded");
+    }
     ledger.clear_backoff("a", "x").await.expect("cleared");
-    assert_eq!(ledger.due("a", at(9), 10).await.expect("an answer"), [""; 0]);
-    assert_eq!(ledger.due("b", at(9), 10).await.expect("an answer"), ["x"]);
+    assert_eq!(backoffs(&*ledger, "a").await, []);
+    assert_eq!(backoffs(&*ledger, "a@host").await, [("x".to_owned(), failed(at(2)))]);
 }
 
-async fn fail(ledger: &dyn Ledger, job: &str, item: &str, next_at: DateTime<Utc>) {
-    ledger.put_backoff(job, item, &Backoff { attempts: 1, next_at }).await.expect("recorded");
+async fn backoffs(ledger: &dyn Ledger, job: &str) -> Vec<(String, Backoff)> {
+    ledger.backoffs(job).await.expect("an answer").into_iter().collect()
+}
+
+const fn failed(next_at: DateTime<Utc>) -> Backoff {
+    Backoff { attempts: 1, next_at }
 }
 
 /// So many seconds after a day in 2026, and a bit: reports keep what is finer than a second.

@@ -30,7 +30,8 @@ struct Books {
     reports: BTreeMap<String, VecDeque<Report>>,
     successes: BTreeMap<String, DateTime<Utc>>,
     paused: BTreeSet<String>,
-    backoffs: BTreeMap<(String, String), Backoff>,
+    /// By job, then by item.
+    backoffs: BTreeMap<String, BTreeMap<String, Backoff>>,
 }
 
 impl MemoryLedger {
@@ -78,27 +79,18 @@ impl Ledger for MemoryLedger {
 
     async fn put_backoff(&self, job: &str, item: &str, backoff: &Backoff) -> Result<(), LedgerError> {
         let kept = Backoff { attempts: backoff.attempts, next_at: from_millis(due_millis(backoff.next_at))? };
-        self.books().backoffs.insert((job.to_owned(), item.to_owned()), kept);
+        self.books().backoffs.entry(job.to_owned()).or_default().insert(item.to_owned(), kept);
         Ok(())
     }
 
     async fn clear_backoff(&self, job: &str, item: &str) -> Result<(), LedgerError> {
-        self.books().backoffs.remove(&(job.to_owned(), item.to_owned()));
+        if let Some(of_job) = self.books().backoffs.get_mut(job) {
+            of_job.remove(item);
+        }
         Ok(())
     }
 
-    async fn backoff(&self, job: &str, item: &str) -> Result<Option<Backoff>, LedgerError> {
-        Ok(self.books().backoffs.get(&(job.to_owned(), item.to_owned())).cloned())
-    }
-
-    async fn due(&self, job: &str, now: DateTime<Utc>, limit: usize) -> Result<Vec<String>, LedgerError> {
-        let books = self.books();
-        let of_job = books.backoffs.iter().filter(|((of, _), _)| of == job);
-        let mut due: Vec<_> = of_job
-            .filter(|(_, backoff)| backoff.next_at <= now)
-            .map(|((_, item), backoff)| (backoff.next_at, item))
-            .collect();
-        due.sort_unstable();
-        Ok(due.into_iter().take(limit).map(|(_, item)| item.clone()).collect())
+    async fn backoffs(&self, job: &str) -> Result<BTreeMap<String, Backoff>, LedgerError> {
+        Ok(self.books().backoffs.get(job).cloned().unwrap_or_default())
     }
 }

@@ -8,10 +8,10 @@ pub mod redis;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
-use std::fmt::Debug;
+use std::{collections::BTreeMap, fmt::Debug};
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::report::{Mode, Outcome, Report};
 
@@ -46,6 +46,30 @@ pub struct Backoff {
     pub attempts: u32,
     /// Not before this instant.
     pub next_at: DateTime<Utc>,
+}
+
+/// How long an item waits after its first failure; each one more doubles it.
+const GAP_MIN: TimeDelta = TimeDelta::minutes(1);
+/// The longest that it waits.
+const GAP_MAX: TimeDelta = TimeDelta::hours(1);
+
+impl Backoff {
+    /// The back-off after one more failure, at `now`: 1 min, 2 min, 4 min and so on, up to 1 h.
+    ///
+    /// ```
+    /// use apalis_janitor::ledger::Backoff;
+    /// use chrono::{DateTime, TimeDelta};
+    /// let first = Backoff::after(None, DateTime::UNIX_EPOCH);
+    /// let second = Backoff::after(Some(&first), first.next_at);
+    /// assert_eq!((second.attempts, second.next_at), (2, first.next_at + TimeDelta::minutes(2)));
+    /// ```
+    #[must_use]
+    pub fn after(previous: Option<&Self>, now: DateTime<Utc>) -> Self {
+        let failed = previous.map_or(0, |previous| previous.attempts);
+        // From the seventh failure on it is the most.
+        let gap = (GAP_MIN * (1 << failed.min(6))).min(GAP_MAX);
+        Self { attempts: failed.saturating_add(1), next_at: now + gap }
+    }
 }
 
 /// Whether a report is one of those that [`Ledger::last_success`] tells of.
@@ -113,9 +137,24 @@ pub trait Ledger: Send + Sync + Debug {
     /// Forgets the back-off of `item`.
     async fn clear_backoff(&self, job: &str, item: &str) -> Result<(), LedgerError>;
 
-    /// The back-off of `item`, if it has one.
-    async fn backoff(&self, job: &str, item: &str) -> Result<Option<Backoff>, LedgerError>;
+    /// The items of `job` that failed, each with its back-off.
+    async fn backoffs(&self, job: &str) -> Result<BTreeMap<String, Backoff>, LedgerError>;
+}
 
-    /// Up to `limit` items of `job` that are due at `now`, the longest due first, those of one instant by name.
-    async fn due(&self, job: &str, now: DateTime<Utc>, limit: usize) -> Result<Vec<String>, LedgerError>;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_item_that_fails_again_waits_twice_as_long_up_to_an_hour() {
+        let now = DateTime::UNIX_EPOCH;
+        let mut last: Option<Backoff> = None;
+        for (attempts, minutes) in (1..).zip([1, 2, 4, 8, 16, 32, 60, 60]) {
+            let next = Backoff::after(last.as_ref(), now);
+            assert_eq!(next, Backoff { attempts, next_at: now + TimeDelta::minutes(minutes) });
+            last = Some(next);
+        }
+        let most = Backoff { attempts: u32::MAX, next_at: now };
+        assert_eq!(Backoff::after(Some(&most), now), Backoff { next_at: now + TimeDelta::hours(1), ..most });
+    }
 }

@@ -1,6 +1,6 @@
 //! A ledger in Redis, beside the queue.
 
-use std::sync::LazyLock;
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -47,13 +47,16 @@ redis.call('HDEL', KEYS[2], ARGV[1])",
     )
 });
 
-/// KEYS: due, attempts. ARGV: item. Answers when it is due and its attempts, or nothing.
-static BACKOFF: LazyLock<Script> = LazyLock::new(|| {
+/// KEYS: due, attempts. Answers each item, when it is due and its attempts.
+static BACKOFFS: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "
-local due = redis.call('ZSCORE', KEYS[1], ARGV[1])
-if not due then return false end
-return {string.format('%.0f', tonumber(due)), redis.call('HGET', KEYS[2], ARGV[1]) or '0'}",
+local all, found = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES'), {}
+for at = 1, #all, 2 do
+  local attempts = redis.call('HGET', KEYS[2], all[at]) or '0'
+  found[#found + 1] = {all[at], string.format('%.0f', tonumber(all[at + 1])), attempts}
+end
+return found",
     )
 });
 
@@ -169,17 +172,10 @@ impl Ledger for RedisLedger {
         self.on_backoff(&CLEAR_BACKOFF, job, &[item]).await.map_err(self.not("back-off not cleared"))
     }
 
-    async fn backoff(&self, job: &str, item: &str) -> Result<Option<Backoff>, LedgerError> {
-        let stored: Option<(i64, u32)> =
-            self.on_backoff(&BACKOFF, job, &[item]).await.map_err(self.not("back-off not read"))?;
-        stored.map(|(due, attempts)| Ok(Backoff { attempts, next_at: from_millis(due)? })).transpose()
-    }
-
-    async fn due(&self, job: &str, now: DateTime<Utc>, limit: usize) -> Result<Vec<String>, LedgerError> {
-        let (now, limit) = (now.timestamp_millis(), isize::try_from(limit).unwrap_or(isize::MAX));
-        let due: RedisResult<Vec<String>> =
-            async { self.link.get().await?.zrangebyscore_limit(self.backoff_key(job), "-inf", now, 0, limit).await }
-                .await;
-        due.map_err(self.not("back-off not read"))
+    async fn backoffs(&self, job: &str) -> Result<BTreeMap<String, Backoff>, LedgerError> {
+        let stored: Vec<(String, i64, u32)> =
+            self.on_backoff(&BACKOFFS, job, &[]).await.map_err(self.not("back-offs not read"))?;
+        let read = |(item, due, attempts)| Ok((item, Backoff { attempts, next_at: from_millis(due)? }));
+        stored.into_iter().map(read).collect()
     }
 }

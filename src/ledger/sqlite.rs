@@ -1,5 +1,7 @@
 //! A ledger in the SQLite file of the embedded mode.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::{SqliteConnection, SqlitePool};
@@ -32,7 +34,6 @@ CREATE TABLE IF NOT EXISTS backoff (
     next_at INTEGER NOT NULL, -- milliseconds since 1970
     PRIMARY KEY (job, item)
 );
-CREATE INDEX IF NOT EXISTS backoff_due ON backoff (job, next_at, item);
 ";
 
 const INSERT_REPORT: &str = "INSERT INTO report (id, job, at, body) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO NOTHING";
@@ -59,9 +60,7 @@ ON CONFLICT (job, item) DO UPDATE SET attempts = ?3, next_at = ?4";
 
 const DELETE_BACKOFF: &str = "DELETE FROM backoff WHERE job = ? AND item = ?";
 
-const SELECT_BACKOFF: &str = "SELECT attempts, next_at FROM backoff WHERE job = ? AND item = ?";
-
-const SELECT_DUE: &str = "SELECT item FROM backoff WHERE job = ? AND next_at <= ? ORDER BY next_at, item LIMIT ?";
+const SELECT_BACKOFFS: &str = "SELECT item, attempts, next_at FROM backoff WHERE job = ?";
 
 /// A ledger in a SQLite file that [`embedded::open`](crate::embedded::open) opened.
 ///
@@ -159,14 +158,10 @@ impl Ledger for SqliteLedger {
         done.map(drop).map_err(not("back-off not cleared"))
     }
 
-    async fn backoff(&self, job: &str, item: &str) -> Result<Option<Backoff>, LedgerError> {
-        let ask = sqlx::query_as(SELECT_BACKOFF).bind(job).bind(item).fetch_optional(&self.pool).await;
-        let stored: Option<(u32, i64)> = ask.map_err(not("back-off not read"))?;
-        stored.map(|(attempts, due)| Ok(Backoff { attempts, next_at: from_millis(due)? })).transpose()
-    }
-
-    async fn due(&self, job: &str, now: DateTime<Utc>, limit: usize) -> Result<Vec<String>, LedgerError> {
-        let ask = sqlx::query_scalar(SELECT_DUE).bind(job).bind(now.timestamp_millis()).bind(count(limit));
-        ask.fetch_all(&self.pool).await.map_err(not("back-off not read"))
+    async fn backoffs(&self, job: &str) -> Result<BTreeMap<String, Backoff>, LedgerError> {
+        let ask = sqlx::query_as(SELECT_BACKOFFS).bind(job).fetch_all(&self.pool).await;
+        let stored: Vec<(String, u32, i64)> = ask.map_err(not("back-offs not read"))?;
+        let read = |(item, attempts, due)| Ok((item, Backoff { attempts, next_at: from_millis(due)? }));
+        stored.into_iter().map(read).collect()
     }
 }

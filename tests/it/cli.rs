@@ -5,8 +5,8 @@ use std::path::Path;
 use assert_cmd::Command;
 use tempfile::TempDir;
 
-/// Every subcommand, with those of `dead` and `blobs`.
-const COMMANDS: [&str; 31] = [
+/// Every subcommand, with those of `dead`, `blobs` and `volumes`.
+const COMMANDS: [&str; 36] = [
     "demo",
     "init",
     "check",
@@ -36,6 +36,11 @@ const COMMANDS: [&str; 31] = [
     "blobs release",
     "blobs touch",
     "blobs verify",
+    "volumes",
+    "volumes ls",
+    "volumes remove",
+    "volumes explain",
+    "volumes migrate",
     "audit",
     "completions",
 ];

@@ -74,6 +74,13 @@ fn the_template_is_valid_and_shows_the_defaults() {
     let shortest = "[jobs.disk]\nkind=\"disk\"\nroot=\"/app/.data\"\nmedia={paths=[\"images\",\"videos\"]}\n\
                     event_logs=[{path=\"events.jsonl\",max_size=50000000}]";
     assert_eq!(disk(&full), disk(&parse(shortest).unwrap()));
+    let volumes = |config: &Config| {
+        let JobKind::Volumes(volumes) = &config.jobs["volumes"].kind else { panic!("another kind") };
+        format!("{volumes:?}")
+    };
+    let shortest = "[jobs.volumes]\nkind=\"volumes\"\nmarks=\"postgresql://app@db/app\"\nvolume=\"ha_ws_{id}\"\n\
+                    table={name=\"threads\",closed=\"closed\"}";
+    assert_eq!(volumes(&full), volumes(&parse(shortest).unwrap()));
     assert_eq!((full.data_dir, full.worker.host.as_str()), (config.data_dir, "w1"));
     assert_eq!(full.redis.unwrap().namespace, "janitor");
     assert!(full.metrics.is_some());

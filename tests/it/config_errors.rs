@@ -145,7 +145,7 @@ fn each_key_of_the_process_has_its_rule() {
         ("[jobs.x]\nstore = \"memory:\"", "1:7: jobs.x.kind: is required, such as kind = \"retention\""),
         (
             "[jobs.x]\nkind = \"retenton\"\nfoo = 1",
-            "2:8: jobs.x.kind = \"retenton\": must be \"retention\", \"orphans\" or \"disk\"; did you mean \
+            "2:8: jobs.x.kind = \"retenton\": must be \"retention\", \"orphans\", \"disk\" or \"volumes\"; did you mean \
           \"retention\"?",
         ),
         (
@@ -159,10 +159,6 @@ fn each_key_of_the_process_has_its_rule() {
         (
             "[jobs.x]\nkind = \"disk\"\nroot = \"/app\"\nmedia = { paths = [\"m\"] }\nremote = { objects = \"file:/app/m/x\" }",
             "1:7: jobs.x.remote: must not be the root, nor in a folder of media: what is there would be swept",
-        ),
-        (
-            "[jobs.x]\nkind = \"volumes\"\ntable = \"threads\"",
-            "2:8: jobs.x.kind = \"volumes\": this version has jobs of the kinds \"retention\", \"orphans\" and \"disk\" only",
         ),
         (
             "[jobs.\"my job\"]\nkind = \"retention\"\nstore = \"memory:\"",

@@ -41,6 +41,16 @@ const LINES: [&str; 22] = [
 /// Those that open a blob store.
 const BLOBS: [&str; 6] =
     ["blobs ls", "blobs verify", "blobs release --task t", "run orphans", "run orphans --json", "check --json"];
+/// Those that open a table of threads.
+const VOLUMES: [&str; 7] = [
+    "volumes ls",
+    "volumes remove 1",
+    "volumes explain 1 --json",
+    "volumes migrate",
+    "volumes migrate --print",
+    "run volumes",
+    "check --json",
+];
 /// Those that run until they are stopped, with what they log once they work.
 const DAEMONS: [(&str, &str); 3] = [("beat", "beat started"), ("worker", "job ended"), ("up", "beat started")];
 
@@ -109,13 +119,34 @@ fn no_output_has_the_password_of_a_catalog() {
 }
 
 #[test]
+fn no_output_has_the_password_of_the_marks() {
+    for url in [
+        format!("postgresql://app:{PASSWORD}@127.0.0.1:1/app"),
+        format!("mysql://app:{PASSWORD}@127.0.0.1:1/app"),
+        format!("mysql://app:{PASSWORD}@127.0.0.1:port/app"),
+        format!("sqlite://app:{PASSWORD}@127.0.0.1/app"),
+    ] {
+        let cli = Cli::with(&format!(
+            "[jobs.volumes]\nkind = \"volumes\"\nengine = \"unix:///none.sock\"\nmarks = \"{url}\"\n\
+             table = {{ name = \"threads\", closed = \"closed\" }}\nvolume = \"ws_{{id}}\"\n"
+        ));
+        for line in VOLUMES {
+            for log in ["", "trace"] {
+                let told = output(&cli, line, log);
+                assert!(!told.contains(PASSWORD), "{line} with {url}:\n{told}");
+            }
+        }
+    }
+}
+
+#[test]
 fn every_subcommand_is_tried() {
     let help = Cli::with("").stdout("--help");
     let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
     // A line that goes on with a description is indented further.
     let names = listed.filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' ')));
     let names: BTreeSet<_> = names.filter_map(|line| line.split_whitespace().next()).collect();
-    let tried = LINES.iter().chain(&BLOBS).chain(DAEMONS.iter().map(|(line, _)| line));
+    let tried = LINES.iter().chain(&BLOBS).chain(&VOLUMES).chain(DAEMONS.iter().map(|(line, _)| line));
     let tried: BTreeSet<_> = tried.filter_map(|line| line.split_whitespace().next()).collect();
     // The demo reads no configuration; it has no password to show.
     let left: Vec<_> = names.difference(&tried).filter(|name| !["help", "demo"].contains(name)).collect();

@@ -7,17 +7,21 @@ use std::{
 };
 
 /// Each room with those that it may import, all of which stand below it.
-const ROOMS: [(&str, &[&str]); 18] = [
+const ROOMS: [(&str, &[&str]); 19] = [
     ("connect", &["janitor", "embedded", "queue", "lock", "ledger", "config", "link", "clock"]),
     ("worker", &["janitor", "beat", "jobs", "queue", "ledger", "config", "report", "clock"]),
     ("beat", &["janitor", "queue", "ledger", "config", "report", "clock"]),
     // What serves the numbers; what counts them is `metrics`.
     ("metrics server", &["janitor", "metrics", "queue", "ledger", "report"]),
-    ("janitor", &["jobs", "runs", "blobs", "metrics", "queue", "lock", "ledger", "config", "report", "clock"]),
-    ("jobs", &["runs", "blobs", "host", "lock", "config", "report", "clock"]),
+    (
+        "janitor",
+        &["jobs", "runs", "blobs", "volumes", "metrics", "queue", "lock", "ledger", "config", "report", "clock"],
+    ),
+    ("jobs", &["runs", "blobs", "host", "volumes", "lock", "ledger", "config", "report", "clock"]),
     ("runs", &["lock", "config", "report", "clock"]),
     ("blobs", &["config", "clock"]),
     ("host", &["report", "clock"]),
+    ("volumes", &["config", "clock"]),
     ("metrics", &["queue", "report"]),
     // The one file of the embedded mode, with the queue, the lock and the ledger that live in it.
     ("embedded", &["queue", "lock", "ledger", "report", "clock"]),
@@ -31,11 +35,12 @@ const ROOMS: [(&str, &[&str]); 18] = [
 ];
 
 /// Foreign crates with the places that may name them.
-const FOREIGN: [(&str, &[&str]); 13] = [
+const FOREIGN: [(&str, &[&str]); 14] = [
     ("apalis", &["queue", "worker", "beat"]),
     ("apalis_core", &["queue", "worker", "beat"]),
-    ("sqlx", &["runs", "blobs/catalog", "embedded"]),
+    ("sqlx", &["runs", "blobs/catalog", "volumes/marks", "embedded"]),
     ("object_store", &["blobs/objects"]),
+    ("bollard", &["volumes/docker"]),
     ("aws_config", &["runs/dynamodb"]),
     ("aws_sdk_dynamodb", &["runs/dynamodb"]),
     ("aws_smithy_http_client", &["runs/dynamodb"]),

@@ -44,7 +44,7 @@ pub async fn run(app: &App, config: &Config, named: &BlobsConfig, store: &BlobSt
         .values()
         .filter_map(|job| match &job.kind {
             JobKind::Orphans(orphans) if orphans.blobs.name == named.name => Some(Sweep { job, orphans }),
-            JobKind::Orphans(_) | JobKind::Retention(_) | JobKind::Disk(_) => None,
+            JobKind::Orphans(_) | JobKind::Retention(_) | JobKind::Disk(_) | JobKind::Volumes(_) => None,
         })
         .collect();
     let now = catalog.now().await.map_err(fail)?;

@@ -26,3 +26,7 @@ FROM (SELECT *, strftime('%Y-%m-%dT%H:%M:%S+00:00', 'now', printf('-%d days', da
 WITH RECURSIVE number(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM number WHERE n < 9)
 INSERT INTO events SELECT run_id || ':' || n, run_id FROM workflow_runs, number;
 INSERT INTO steps SELECT run_id || ':step', run_id FROM workflow_runs;
+
+-- The threads of a chat. Where an engine answers, the demo makes volumes for some of them.
+CREATE TABLE threads (id TEXT PRIMARY KEY, status TEXT NOT NULL, volume_removed_at TEXT);
+INSERT INTO threads (id, status) VALUES ('ann', 'open'), ('ben', 'closed'), ('cas', 'closed'), ('dan', 'closed');

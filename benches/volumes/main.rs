@@ -1,0 +1,171 @@
+//! What is asked of a Docker Engine, against the same calls made by hand: two lists, and removals one after the other.
+//!
+//! `cargo bench --features docker --bench volumes` takes a minute or two, `-- quick` less: one pair of times instead of many.
+//! It runs as root and starts the engine that the tests use, from Debian's `docker.io` and `busybox-static`. Each figure is a
+//! ratio of two times measured one after the other on the same engine, and the median of the pairs.
+
+#![allow(clippy::unwrap_used, reason = "a benchmark that panics fails, which is what is wanted")]
+
+#[allow(dead_code, reason = "the tests need more of it")]
+#[path = "../../tests/it/docker.rs"]
+mod docker;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use apalis_janitor::{
+    config::{EngineUrl, VolumeName, VolumePattern},
+    volumes::{Engine, Look, Removal},
+};
+use docker::{ANSWER_MAX, Dockerd, Mount, Options, State};
+use futures::{StreamExt, future::join_all, stream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+};
+
+const VOLUMES: usize = 2_000;
+/// How many containers there are, each of which mounts a volume of its own.
+const CONTAINERS: usize = 400;
+/// How many pairs of lists, which are short.
+const LISTS: usize = 25;
+/// How many pairs of removals, and of how many volumes each.
+const PAIRS: usize = 5;
+const REMOVED: usize = 300;
+
+#[tokio::main]
+async fn main() {
+    let is_quick = std::env::args().any(|argument| argument == "quick");
+    let server = Dockerd::start_with(Options { is_silent: true, ..Options::default() }).await;
+    server.make_all((0..VOLUMES).map(|number| format!("ha_ws_{number}"))).await;
+    for number in 0..CONTAINERS {
+        let volume = format!("ha_ws_{number}");
+        server.contain(&format!("user-{number}"), Mount::Volume(&volume), State::Created).await;
+    }
+    lists(&server, if is_quick { 1 } else { LISTS }).await;
+    for at_once in [1, 3, 8] {
+        removals(&server, at_once, if is_quick { 1 } else { PAIRS }).await;
+    }
+}
+
+/// The median of pairs of times, as first by second.
+fn median(name: &str, mut pairs: Vec<(Duration, Duration)>) {
+    let ratio = |(ours, theirs): &(Duration, Duration)| ours.as_secs_f64() / theirs.as_secs_f64();
+    pairs.sort_by(|one, other| ratio(one).total_cmp(&ratio(other)));
+    let pair = pairs[pairs.len() / 2];
+    println!("{name}: {:.1?} against {:.1?}, {:.2} x", pair.0, pair.1, ratio(&pair));
+}
+
+/// Looks and decides; the other is both lists at once, read and not understood.
+async fn lists(server: &Dockerd, count: usize) {
+    let (engine, pattern) = (server.engine(), "ha_ws_{id}".parse().unwrap());
+    let mut pairs = Vec::new();
+    // The first of each is not measured.
+    for turn in 0..=count {
+        let bare = async {
+            let began = Instant::now();
+            let calls = ["/volumes", "/containers/json?all=1"].map(|path| list(server, path));
+            let bytes: usize = join_all(calls).await.into_iter().sum();
+            assert!(bytes > VOLUMES * 100, "{bytes} bytes");
+            began.elapsed()
+        };
+        let ours = async {
+            let began = Instant::now();
+            let due = decide(engine.look().await.unwrap(), &pattern);
+            assert_eq!(due.len(), VOLUMES - CONTAINERS);
+            began.elapsed()
+        };
+        // None is always the first.
+        let pair = if turn % 2 == 0 {
+            let bare = bare.await;
+            (ours.await, bare)
+        } else {
+            (ours.await, bare.await)
+        };
+        pairs.push(pair);
+    }
+    pairs.remove(0);
+    median(&format!("look at {VOLUMES} volumes and {CONTAINERS} containers against the two bare lists"), pairs);
+}
+
+/// The volumes of threads that nothing refers to.
+fn decide(look: Look, pattern: &VolumePattern) -> Vec<VolumeName> {
+    let Look { volumes, users } = look;
+    let names = volumes.into_iter().map(|volume| volume.name);
+    names.filter(|name| pattern.thread(name).is_some() && !users.contains_key(name)).collect()
+}
+
+/// Removes volumes; the other is the bare calls, as many at once, each on a connection that stays open.
+async fn removals(server: &Dockerd, at_once: usize, count: usize) {
+    let engine = server.engine();
+    let mut pairs = Vec::new();
+    for turn in 0..count {
+        let mut times = [Duration::ZERO; 2];
+        for way in [turn % 2, 1 - turn % 2] {
+            let names: Vec<_> = (0..REMOVED).map(|number| format!("goes_{number}")).collect();
+            server.make_all(names.clone()).await;
+            rustix::fs::sync();
+            let began = Instant::now();
+            if way == 0 {
+                ours(&*engine, &names, at_once).await;
+            } else {
+                bare(server, &names, at_once).await;
+            }
+            times[way] = began.elapsed();
+            assert_eq!(server.volumes("goes_").await, Vec::<String>::new());
+        }
+        pairs.push((times[0], times[1]));
+    }
+    median(&format!("removal of {REMOVED} volumes, {at_once} at once, against the bare calls"), pairs);
+}
+
+async fn ours(engine: &dyn Engine, names: &[String], at_once: usize) {
+    let removed = |name: &String| {
+        let name: VolumeName = name.parse().unwrap();
+        async move { assert_eq!(engine.remove(&name, ANSWER_MAX).await.unwrap(), Removal::Removed) }
+    };
+    stream::iter(names).for_each_concurrent(at_once, removed).await;
+}
+
+async fn bare(server: &Dockerd, names: &[String], at_once: usize) {
+    let next = AtomicUsize::new(0);
+    let answers = Mutex::new(0);
+    let work = (0..at_once).map(|_| async {
+        let mut stream = UnixStream::connect(socket(server)).await.unwrap();
+        let mut answer = [0; 1_024];
+        while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let call = format!("DELETE /volumes/{name} HTTP/1.1\r\nHost: docker\r\n\r\n");
+            stream.write_all(call.as_bytes()).await.unwrap();
+            // An answer without a body comes in one piece.
+            let length = stream.read(&mut answer).await.unwrap();
+            assert!(answer[..length].starts_with(b"HTTP/1.1 204 ") && answer[..length].ends_with(b"\r\n\r\n"));
+            *answers.lock().unwrap() += 1;
+        }
+    });
+    join_all(work).await;
+    assert_eq!(*answers.lock().unwrap(), names.len());
+}
+
+/// The length of a list's answer.
+async fn list(server: &Dockerd, path: &str) -> usize {
+    let mut stream = UnixStream::connect(socket(server)).await.unwrap();
+    let call = format!("GET {path} HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n");
+    stream.write_all(call.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200 "));
+    answer.len()
+}
+
+fn socket(server: &Dockerd) -> PathBuf {
+    match server.url() {
+        EngineUrl::Unix(path) => path,
+        url @ EngineUrl::Tcp { .. } => panic!("{url}"),
+    }
+}
