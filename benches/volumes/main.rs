@@ -1,8 +1,9 @@
-//! What is asked of a Docker Engine, against the same calls made by hand: two lists, and removals one after the other.
+//! A sweep of a Docker Engine's volumes, against the same calls made by hand: two lists, and removals.
 //!
-//! `cargo bench --features docker --bench volumes` takes a minute or two, `-- quick` less: one pair of times instead of many.
-//! It runs as root and starts the engine that the tests use, from Debian's `docker.io` and `busybox-static`. Each figure is a
-//! ratio of two times measured one after the other on the same engine, and the median of the pairs.
+//! `cargo bench --features full --bench volumes` takes a minute or two, `-- quick` less: one pair of times instead of many.
+//! It runs as root and starts the engine that the tests use, from Debian's `docker.io` and `busybox-static`. The threads are
+//! in SQLite, or in the database that `JANITOR_BENCH_POSTGRES` names. Each figure is a ratio of two times measured one after
+//! the other on the same engine, and the median of the pairs.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that panics fails, which is what is wanted")]
 
@@ -11,6 +12,7 @@
 mod docker;
 
 use std::{
+    fs,
     path::PathBuf,
     sync::{
         Mutex,
@@ -20,11 +22,13 @@ use std::{
 };
 
 use apalis_janitor::{
-    config::{EngineUrl, VolumeName, VolumePattern},
-    volumes::{Engine, Look, Removal},
+    Janitor,
+    config::{Config, EngineUrl},
+    report::Mode,
 };
-use docker::{ANSWER_MAX, Dockerd, Mount, Options, State};
-use futures::{StreamExt, future::join_all, stream};
+use docker::{Dockerd, Mount, Options, State};
+use futures::future::join_all;
+use sqlx::{AnyConnection, AssertSqlSafe, Connection};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
@@ -54,6 +58,51 @@ async fn main() {
     }
 }
 
+/// Closed threads, with a job that removes their volumes.
+struct World {
+    janitor: Janitor,
+    threads: AnyConnection,
+    _folder: tempfile::TempDir,
+}
+
+impl World {
+    async fn new(server: &Dockerd, prefix: &str, threads: usize, at_once: usize) -> Self {
+        sqlx::any::install_default_drivers();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("threads.db");
+        fs::File::create(&file).unwrap();
+        let url = std::env::var("JANITOR_BENCH_POSTGRES").unwrap_or_else(|_| format!("sqlite://{}", file.display()));
+        let mut connection = AnyConnection::connect(&url).await.unwrap();
+        let rows: Vec<_> = (0..threads).map(|thread| format!("('{thread}', 'closed')")).collect();
+        let removed_at = if url.starts_with("sqlite") { "TEXT" } else { "TIMESTAMPTZ" };
+        for text in [
+            "DROP TABLE IF EXISTS janitor_bench_threads".to_owned(),
+            format!(
+                "CREATE TABLE janitor_bench_threads (id VARCHAR(20) PRIMARY KEY, status VARCHAR(20), volume_removed_at {removed_at})"
+            ),
+            format!("INSERT INTO janitor_bench_threads (id, status) VALUES {}", rows.join(", ")),
+        ] {
+            sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut connection).await.unwrap();
+        }
+        let config = folder.path().join("janitor.toml");
+        let text = format!(
+            "data_dir = \"home\"\n[jobs.volumes]\nkind = \"volumes\"\nengine = \"{}\"\nmarks = \"{url}\"\n\
+             table = {{ name = \"janitor_bench_threads\", closed = \"closed\" }}\nvolume = \"{prefix}{{id}}\"\n\
+             limit = 1000000\nconcurrency = {at_once}\n",
+            server.url()
+        );
+        fs::write(&config, text).unwrap();
+        let janitor = Janitor::connect(Config::load(&config).unwrap()).await.unwrap();
+        Self { janitor, threads: connection, _folder: folder }
+    }
+
+    /// Forgets all marks.
+    async fn unmark(&mut self) {
+        let text = "UPDATE janitor_bench_threads SET volume_removed_at = NULL";
+        sqlx::raw_sql(text).execute(&mut self.threads).await.unwrap();
+    }
+}
+
 /// The median of pairs of times, as first by second.
 fn median(name: &str, mut pairs: Vec<(Duration, Duration)>) {
     let ratio = |(ours, theirs): &(Duration, Duration)| ours.as_secs_f64() / theirs.as_secs_f64();
@@ -62,9 +111,9 @@ fn median(name: &str, mut pairs: Vec<(Duration, Duration)>) {
     println!("{name}: {:.1?} against {:.1?}, {:.2} x", pair.0, pair.1, ratio(&pair));
 }
 
-/// Looks and decides; the other is both lists at once, read and not understood.
+/// A dry run; the other is both lists at once, read and not understood.
 async fn lists(server: &Dockerd, count: usize) {
-    let (engine, pattern) = (server.engine(), "ha_ws_{id}".parse().unwrap());
+    let world = World::new(server, "ha_ws_", VOLUMES, 3).await;
     let mut pairs = Vec::new();
     // The first of each is not measured.
     for turn in 0..=count {
@@ -77,8 +126,8 @@ async fn lists(server: &Dockerd, count: usize) {
         };
         let ours = async {
             let began = Instant::now();
-            let due = decide(engine.look().await.unwrap(), &pattern);
-            assert_eq!(due.len(), VOLUMES - CONTAINERS);
+            let report = world.janitor.run("volumes", Mode::DryRun).await.unwrap();
+            assert_eq!(report.planned.get("volumes"), (VOLUMES - CONTAINERS) as u64, "{report:?}");
             began.elapsed()
         };
         // None is always the first.
@@ -91,29 +140,24 @@ async fn lists(server: &Dockerd, count: usize) {
         pairs.push(pair);
     }
     pairs.remove(0);
-    median(&format!("look at {VOLUMES} volumes and {CONTAINERS} containers against the two bare lists"), pairs);
+    median(&format!("dry run over {VOLUMES} volumes and {CONTAINERS} containers against the two bare lists"), pairs);
 }
 
-/// The volumes of threads that nothing refers to.
-fn decide(look: Look, pattern: &VolumePattern) -> Vec<VolumeName> {
-    let Look { volumes, users } = look;
-    let names = volumes.into_iter().map(|volume| volume.name);
-    names.filter(|name| pattern.thread(name).is_some() && !users.contains_key(name)).collect()
-}
-
-/// Removes volumes; the other is the bare calls, as many at once, each on a connection that stays open.
+/// A sweep, which marks each thread; the other is the bare calls, as many at once, each on a connection that stays open.
 async fn removals(server: &Dockerd, at_once: usize, count: usize) {
-    let engine = server.engine();
+    let mut world = World::new(server, "goes_", REMOVED, at_once).await;
     let mut pairs = Vec::new();
     for turn in 0..count {
         let mut times = [Duration::ZERO; 2];
         for way in [turn % 2, 1 - turn % 2] {
             let names: Vec<_> = (0..REMOVED).map(|number| format!("goes_{number}")).collect();
             server.make_all(names.clone()).await;
+            world.unmark().await;
             rustix::fs::sync();
             let began = Instant::now();
             if way == 0 {
-                ours(&*engine, &names, at_once).await;
+                let report = world.janitor.run("volumes", Mode::Apply).await.unwrap();
+                assert_eq!(report.deleted.get("volumes"), REMOVED as u64, "{report:?}");
             } else {
                 bare(server, &names, at_once).await;
             }
@@ -122,15 +166,7 @@ async fn removals(server: &Dockerd, at_once: usize, count: usize) {
         }
         pairs.push((times[0], times[1]));
     }
-    median(&format!("removal of {REMOVED} volumes, {at_once} at once, against the bare calls"), pairs);
-}
-
-async fn ours(engine: &dyn Engine, names: &[String], at_once: usize) {
-    let removed = |name: &String| {
-        let name: VolumeName = name.parse().unwrap();
-        async move { assert_eq!(engine.remove(&name, ANSWER_MAX).await.unwrap(), Removal::Removed) }
-    };
-    stream::iter(names).for_each_concurrent(at_once, removed).await;
+    median(&format!("sweep of {REMOVED} volumes, {at_once} at once, against the bare removals"), pairs);
 }
 
 async fn bare(server: &Dockerd, names: &[String], at_once: usize) {
