@@ -18,6 +18,7 @@ use crate::redis::RedisServer;
 ledger_conformance!(memory, async { (Arc::new(MemoryLedger::default()), ()) });
 ledger_conformance!(redis, over_redis());
 ledger_conformance!(cluster, over_cluster());
+ledger_conformance!(least_privileges, over_least());
 ledger_conformance!(sqlite, over_sqlite());
 
 async fn over_redis() -> (Arc<dyn Ledger>, RedisServer) {
@@ -26,6 +27,10 @@ async fn over_redis() -> (Arc<dyn Ledger>, RedisServer) {
 
 async fn over_cluster() -> (Arc<dyn Ledger>, RedisServer) {
     over(RedisServer::start_cluster().await)
+}
+
+async fn over_least() -> (Arc<dyn Ledger>, RedisServer) {
+    over(RedisServer::start_with_least().await)
 }
 
 fn over(server: RedisServer) -> (Arc<dyn Ledger>, RedisServer) {

@@ -45,6 +45,12 @@ async fn tells_what_a_server_is() {
 }
 
 #[tokio::test]
+async fn tells_it_to_who_may_do_no_more_than_is_needed() {
+    let server = RedisServer::start_with_least().await;
+    link(&server.url()).probe().await.expect("a good Redis");
+}
+
+#[tokio::test]
 async fn tells_it_to_who_has_the_password() {
     let server = with_password().await;
     link(&server.url()).probe().await.expect("a good Redis");

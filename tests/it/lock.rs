@@ -19,10 +19,16 @@ const TTL: Duration = Duration::from_mins(1);
 lock_conformance!(memory, async { (Arc::new(MemoryLock::default()), ()) });
 lock_conformance!(redis, over_redis());
 lock_conformance!(cluster, over_cluster());
+lock_conformance!(least_privileges, over_least());
 lock_conformance!(sqlite, over_sqlite());
 
 async fn over_redis() -> (Arc<dyn Lock>, RedisServer) {
     let server = RedisServer::start().await;
+    (Arc::new(RedisLock::new(link(&server))), server)
+}
+
+async fn over_least() -> (Arc<dyn Lock>, RedisServer) {
+    let server = RedisServer::start_with_least().await;
     (Arc::new(RedisLock::new(link(&server))), server)
 }
 

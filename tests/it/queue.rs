@@ -32,6 +32,10 @@ impl RedisWorld {
     async fn start_cluster() -> Self {
         Self { server: RedisServer::start_cluster().await }
     }
+
+    async fn start_with_least() -> Self {
+        Self { server: RedisServer::start_with_least().await }
+    }
 }
 
 #[async_trait]
@@ -101,4 +105,5 @@ impl World for SqliteWorld {
 
 queue_conformance!(on_redis, RedisWorld::start().await);
 queue_conformance!(on_a_cluster, RedisWorld::start_cluster().await);
+queue_conformance!(with_least_privileges, RedisWorld::start_with_least().await);
 queue_conformance!(on_sqlite, SqliteWorld::start().await);

@@ -38,6 +38,8 @@ pub struct RedisServer {
     options: RedisOptions,
     folder: TempDir,
     port: u16,
+    /// Who is named in its URL, in place of who may do everything.
+    user: Option<(&'static str, &'static str)>,
     child: Option<Child>,
 }
 
@@ -55,13 +57,23 @@ impl RedisServer {
         server
     }
 
+    /// A server whose URL names a user that may do no more than the README says.
+    pub async fn start_with_least() -> Self {
+        let mut server = Self::start().await;
+        let line = include_str!("../../README.md").lines().find(|line| line.starts_with("ACL SETUSER janitor "));
+        let rules: Vec<&str> = line.expect("a line of the README").split(' ').collect();
+        assert_eq!(server.cli(&rules).await, "OK");
+        server.user = Some(("janitor", "s3cret"));
+        server
+    }
+
     /// A server with these options.
     pub async fn start_with(options: RedisOptions) -> Self {
         // `tests/run --without redis` counts this line, once for each test.
         let without = std::env::var("JANITOR_TESTS_WITHOUT").unwrap_or_default();
         assert!(!without.split(',').any(|server| server == "redis"), "left out: redis");
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut server = Self { options, folder, port: 0, child: None };
+        let mut server = Self { options, folder, port: 0, user: None, child: None };
         for _ in 0..PORTS_MAX {
             server.port = free_port();
             if server.launch().await {
@@ -73,7 +85,11 @@ impl RedisServer {
 
     /// Where it is, with the password if it has one.
     pub fn url(&self) -> String {
-        let login = self.options.password.as_ref().map_or_else(String::new, |password| format!(":{password}@"));
+        let login = match (self.user, &self.options.password) {
+            (Some((user, password)), _) => format!("{user}:{password}@"),
+            (None, Some(password)) => format!(":{password}@"),
+            (None, None) => String::new(),
+        };
         let scheme = if self.options.is_clustered { "redis+cluster" } else { "redis" };
         format!("{scheme}://{login}127.0.0.1:{}", self.port)
     }
