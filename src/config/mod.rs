@@ -335,6 +335,15 @@ pub struct ThreadsTable {
     pub removed_at: String,
 }
 
+impl ThreadsTable {
+    /// The table of that name, where a thread with the status `closed` is closed, and the columns have their default names.
+    #[must_use]
+    pub fn new(name: Vec<String>, closed: impl Into<String>) -> Self {
+        let [id, status, removed_at] = ["id", "status", "volume_removed_at"].map(str::to_owned);
+        Self { name, id, status, closed: closed.into(), removed_at }
+    }
+}
+
 /// A job of kind `retention`.
 #[derive(Clone, Debug)]
 pub struct RetentionConfig {

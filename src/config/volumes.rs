@@ -150,8 +150,6 @@ fn table(table: Section<'_>) -> Option<ThreadsTable> {
     let errors = || table.reader.errors.borrow().len();
     let errors_before = errors();
     let name = table.require("name", "name = \"threads\"", text(table_name));
-    let id = table.read("id", text(column)).unwrap_or_else(|| "id".to_owned());
-    let status = table.read("status", text(column)).unwrap_or_else(|| "status".to_owned());
     let closed = table.require(
         "closed",
         "closed = \"closed\"",
@@ -162,15 +160,20 @@ fn table(table: Section<'_>) -> Option<ThreadsTable> {
             word => Ok(word.to_owned()),
         }),
     );
-    let removed_at = table.read("removed_at", text(column)).unwrap_or_else(|| "volume_removed_at".to_owned());
+    let mut read = ThreadsTable::new(name.unwrap_or_default(), closed.unwrap_or_default());
+    for (key, own) in [("id", &mut read.id), ("status", &mut read.status), ("removed_at", &mut read.removed_at)] {
+        if let Some(given) = table.read(key, text(column)) {
+            *own = given;
+        }
+    }
     // Some databases take names that differ in their case for one.
-    let [of_id, of_status, of_mark] = [&id, &status, &removed_at].map(|name| name.to_lowercase());
+    let [of_id, of_status, of_mark] = [&read.id, &read.status, &read.removed_at].map(|name| name.to_lowercase());
     if errors() == errors_before && (of_id == of_status || of_id == of_mark || of_status == of_mark) {
         table.refuse_all("names one column twice: id, status and removed_at must be three");
     }
     let is_right = errors() == errors_before;
     table.finish();
-    is_right.then_some(ThreadsTable { name: name?, id, status, closed: closed?, removed_at })
+    is_right.then_some(read)
 }
 
 fn column(text: &str) -> Result<String, String> {

@@ -15,7 +15,7 @@ use apalis_janitor::{
 use sqlx::{ConnectOptions, Connection, PgConnection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tempfile::TempDir;
 
-use crate::postgres::Database;
+use crate::{postgres::Database, told::told};
 
 blob_catalog_conformance!(memory, async { over_memory() });
 blob_catalog_conformance!(sqlite, over_sqlite());
@@ -44,17 +44,6 @@ async fn postgres() -> (SqlCatalog, Database) {
 
 fn url(database: &Database) -> CatalogUrl {
     CatalogUrl::Postgres(SecretUrl::new(database.url()))
-}
-
-/// The error with its causes.
-fn told(error: &BlobError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 const DIGEST: Digest = Digest::new([7; 32]);

@@ -82,13 +82,7 @@ impl World {
         let config = VolumesConfig {
             engine: EngineUrl::Unix("/no/docker.sock".into()),
             marks: MarksUrl::Sqlite("/no/threads.db".into()),
-            table: ThreadsTable {
-                name: vec!["threads".to_owned()],
-                id: "id".to_owned(),
-                status: "status".to_owned(),
-                closed: "closed".to_owned(),
-                removed_at: "volume_removed_at".to_owned(),
-            },
+            table: ThreadsTable::new(vec!["threads".to_owned()], "closed"),
             volume: "ha_ws_{id}".parse().unwrap(),
             require_label: None,
             sweep_unknown: false,

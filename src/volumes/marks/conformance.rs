@@ -165,13 +165,7 @@ macro_rules! marks_conformance {
 
 /// The usual table.
 fn table() -> ThreadsTable {
-    ThreadsTable {
-        name: vec!["threads".to_owned()],
-        id: "id".to_owned(),
-        status: "status".to_owned(),
-        closed: "closed".to_owned(),
-        removed_at: "volume_removed_at".to_owned(),
-    }
+    ThreadsTable::new(vec!["threads".to_owned()], "closed")
 }
 
 /// The usual table in a database, with ids of the first kind.

@@ -1,13 +1,7 @@
 use super::*;
 
 fn table() -> ThreadsTable {
-    ThreadsTable {
-        name: vec!["threads".to_owned()],
-        id: "id".to_owned(),
-        status: "status".to_owned(),
-        closed: "closed".to_owned(),
-        removed_at: "removed_at".to_owned(),
-    }
+    ThreadsTable { removed_at: "removed_at".to_owned(), ..ThreadsTable::new(vec!["threads".to_owned()], "closed") }
 }
 
 fn column(name: &str, kind: &str) -> Column {
