@@ -8,6 +8,9 @@
 #![allow(clippy::unwrap_used, reason = "a benchmark that panics fails, which is what is wanted")]
 
 #[allow(dead_code, reason = "the tests need more of it")]
+#[path = "../../tests/it/certificates.rs"]
+mod certificates;
+#[allow(dead_code, reason = "the tests need more of it")]
 #[path = "../../tests/it/docker.rs"]
 mod docker;
 

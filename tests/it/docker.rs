@@ -25,6 +25,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::{OnceCell, mpsc};
 
+use crate::certificates::{certify, certify_client};
+
 /// How long the engine may take to answer, or to go.
 const READY_MAX: Duration = Duration::from_mins(1);
 /// How long an engine has for an answer where a test is not about that.
@@ -56,16 +58,6 @@ chattr -R -i "$folder/data/volumes" 2>/dev/null
 find /sys/fs/cgroup -depth -type d -path "*/${folder##*/}*" -exec rmdir {} + 2>/dev/null
 rm -rf "$folder"
 "#;
-
-const CERTIFY: &str = r"
-key='ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes'
-sign='openssl x509 -req -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -copy_extensions copy'
-openssl req -x509 -newkey $key -days 2 -subj '/CN=authority of a test' -keyout ca.key -out ca.pem
-openssl req -newkey $key -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1 -keyout server.key -out server.csr
-$sign -in server.csr -out server.pem
-openssl req -newkey $key -subj /CN=client -addext extendedKeyUsage=clientAuth -keyout key.pem -out client.csr
-$sign -in client.csr -out cert.pem
-";
 
 /// An engine, which ends with this.
 #[derive(Debug)]
@@ -350,10 +342,10 @@ fn keep(folder: &Path, certs: &Path, options: Options) -> Child {
         keeper.arg("--debug");
     }
     if let Some(port) = options.tls_port {
-        let made = Command::new("sh").args(["-ec", CERTIFY]).current_dir(certs).output().expect("sh");
-        assert!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
+        certify(Command::new("sh"), certs, certs);
+        certify_client(certs);
         keeper.args(["-H", &format!("tcp://127.0.0.1:{port}"), "--tlsverify"]);
-        keeper.args(["--tlscacert", "ca.pem", "--tlscert", "server.pem", "--tlskey", "server.key"]);
+        keeper.args(["--tlscacert", "ca.pem", "--tlscert", "server.crt", "--tlskey", "server.key"]);
     }
     keeper.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("sh")
 }

@@ -58,6 +58,7 @@ mod redis_failover;
 mod runs;
 mod s3;
 mod seed;
+mod told;
 mod volumes_check;
 mod volumes_engine;
 mod volumes_errors;

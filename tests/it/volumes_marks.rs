@@ -9,15 +9,12 @@ use std::sync::Arc;
 use apalis_janitor::{
     config::ThreadsTable,
     marks_conformance,
-    volumes::{
-        MarksError,
-        marks::{conformance::Subject, memory::MemoryMarks},
-    },
+    volumes::marks::{conformance::Subject, memory::MemoryMarks},
 };
 use tempfile::TempDir;
 
 use self::owner::Owner;
-use crate::{mysql::Database as Mariadb, postgres::Database};
+use crate::{mysql::Database as Mariadb, postgres::Database, told::told};
 
 marks_conformance!(memory, async { (Arc::new(MemoryMarks::default()), ()) });
 marks_conformance!(sqlite, async { subject(over_sqlite()) });
@@ -50,22 +47,5 @@ fn subject<K>((owner, kept): (Owner, K)) -> (Arc<dyn Subject>, K) {
 }
 
 fn table() -> ThreadsTable {
-    ThreadsTable {
-        name: vec!["threads".to_owned()],
-        id: "id".to_owned(),
-        status: "status".to_owned(),
-        closed: "closed".to_owned(),
-        removed_at: "removed_at".to_owned(),
-    }
-}
-
-/// The error with its causes.
-fn told(error: &MarksError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
+    ThreadsTable { removed_at: "removed_at".to_owned(), ..ThreadsTable::new(vec!["threads".to_owned()], "closed") }
 }
