@@ -40,6 +40,8 @@ use tokio::{
 const VOLUMES: usize = 2_000;
 /// How many containers there are, each of which mounts a volume of its own.
 const CONTAINERS: usize = 400;
+/// The two lists.
+const LISTED: [&str; 2] = ["/volumes", "/containers/json?all=1"];
 /// How many pairs of lists, which are short.
 const LISTS: usize = 25;
 /// How many pairs of removals, and of how many volumes each.
@@ -124,8 +126,7 @@ async fn lists(server: &Dockerd, count: usize) {
     for turn in 0..=count {
         let bare = async {
             let began = Instant::now();
-            let calls = ["/volumes", "/containers/json?all=1"].map(|path| list(server, path));
-            let bytes: usize = join_all(calls).await.into_iter().sum();
+            let bytes: usize = join_all(LISTED.map(|path| list(server, path))).await.into_iter().sum();
             assert!(bytes > VOLUMES * 100, "{bytes} bytes");
             began.elapsed()
         };
@@ -151,10 +152,11 @@ async fn lists(server: &Dockerd, count: usize) {
     );
 }
 
-/// A sweep, which marks each thread; the other is the bare calls, as many at once, each on a connection that stays open.
+/// A sweep, which marks each thread; the other is the bare calls: both lists, then the removals, as many at once, on
+/// connections that stay open.
 async fn removals(server: &Dockerd, at_once: usize, count: usize) {
     let mut world = World::new(server, "goes_", REMOVED, at_once).await;
-    let mut pairs = Vec::new();
+    let (mut pairs, mut idle) = (Vec::new(), Vec::new());
     for turn in 0..count {
         let mut times = [Duration::ZERO; 2];
         for way in [turn % 2, 1 - turn % 2] {
@@ -173,11 +175,16 @@ async fn removals(server: &Dockerd, at_once: usize, count: usize) {
             assert_eq!(server.volumes("goes_").await, Vec::<String>::new());
         }
         pairs.push((times[0], times[1]));
+        let began = Instant::now();
+        world.janitor.run("volumes", Mode::Apply).await.unwrap();
+        idle.push((began.elapsed(), times[1]));
     }
-    median(&format!("sweep of {REMOVED} volumes, {at_once} at once, against the bare removals"), pairs);
+    median(&format!("sweep of {REMOVED} volumes, {at_once} at once, against the bare lists and removals"), pairs);
+    median("the next sweep, which has nothing to remove, against the same", idle);
 }
 
 async fn bare(server: &Dockerd, names: &[String], at_once: usize) {
+    join_all(LISTED.map(|path| list(server, path))).await;
     let next = AtomicUsize::new(0);
     let answers = Mutex::new(0);
     let work = (0..at_once).map(|_| async {

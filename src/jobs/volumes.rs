@@ -4,6 +4,7 @@
 //! names the same; each volume's row is held, and the engine asked again by the removal itself. Closed threads whose volume
 //! is not listed are marked, a page of rows at a time.
 
+mod batch;
 mod decide;
 mod removal;
 
@@ -13,25 +14,24 @@ mod tests;
 use std::{
     borrow::Cow,
     collections::HashSet,
-    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
 use chrono::{DateTime, Utc};
-use futures::{StreamExt, stream};
 
-use self::removal::Unsettled;
+use self::batch::Unsettled;
 pub use self::{
     decide::{Found, Verdict},
     removal::{Fate, Known, ThreadVolumes, named},
 };
 use super::{Job, JobError, Leave, Narrow, Tally};
-use crate::{config::VolumesConfig, lock::Fence, volumes::MarksError};
+use crate::{config::VolumesConfig, lock::Fence};
 
 /// How many rows of closed threads are compared with one look at the engine.
 const PAGE: usize = 10_000;
-/// How many volumes of each lane go in one batch: in a longer one fewer lanes wait for the last of them.
-const LANE: usize = 8;
+/// How many volumes of each lane go in one batch: in a longer one fewer lanes wait for the last of them, and who asks the
+/// sweep to stop waits longer.
+const LANE: usize = 16;
 /// How many volumes without a thread are named in the log.
 const NAMED_MAX: usize = 10;
 
@@ -138,9 +138,10 @@ impl Volumes {
                 }
                 fate == Fate::Removed
             }
-            Err(Unsettled { is_gone, error }) => {
+            Err(unsettled) => {
+                let (ends, Unsettled { is_gone, error }) = (unsettled.ends_the_sweep(), unsettled);
                 tally.fail(found.volume.name.as_str(), &error);
-                if ends_the_sweep(&error) && !matches!(self.ended, Some(JobError::Engine(_) | JobError::Marks(_))) {
+                if ends && !matches!(self.ended, Some(JobError::Engine(_) | JobError::Marks(_))) {
                     self.ended = Some(error);
                 }
                 is_gone
@@ -148,15 +149,6 @@ impl Volumes {
         };
         tally.deleted.add(Self::UNIT, u64::from(is_gone));
         is_gone
-    }
-}
-
-/// Whether the next volume would fare no better.
-fn ends_the_sweep(error: &JobError) -> bool {
-    match error {
-        JobError::Engine(error) => error.ends_the_sweep(),
-        JobError::Marks(error) => !matches!(**error, MarksError::Failed { .. }),
-        _ => true,
     }
 }
 
@@ -174,8 +166,7 @@ impl Job for Volumes {
         let backoffs = self.parts.ledger.backoffs(&self.parts.key).await?;
         // Rows first: a thread that is closed only after the engine was looked at may have a volume that it did not list.
         let page = self.page().await?;
-        let look = self.parts.engine.look().await?;
-        let found = self.parts.found(look, &backoffs).await?;
+        let found = self.parts.found(&backoffs, |_| true).await?;
         let with_backoff = self.decide(found, self.parts.clock.now(), tally);
         if let Leave::Apply(held) = leave {
             held.fence()?;
@@ -203,21 +194,9 @@ impl Job for Volumes {
         if let Some(error) = self.ended.take() {
             return Err(error);
         }
-        let (parts, until, is_over) = (&self.parts, Instant::now() + limit, &AtomicBool::new(false));
-        let remove = |found| async move {
-            if is_over.load(Ordering::Relaxed) {
-                return (found, Ok(None));
-            }
-            let fate = parts.remove_found(found, until).await;
-            if fate.as_ref().is_err_and(|unsettled| ends_the_sweep(&unsettled.error)) {
-                is_over.store(true, Ordering::Relaxed);
-            }
-            (found, fate)
-        };
-        let removals: Vec<_> = items.iter().map(remove).collect();
-        let fates: Vec<_> = stream::iter(removals).buffer_unordered(parts.config.concurrency.get()).collect().await;
-        let mut gone = Vec::with_capacity(fates.len());
-        for (found, fate) in fates {
+        let settled = self.parts.remove_found(items, Instant::now() + limit).await;
+        let mut gone = Vec::with_capacity(settled.len());
+        for (found, fate) in settled {
             if self.count(found, fate, tally) {
                 gone.push(Self::id(found).into_owned());
             }
@@ -234,7 +213,7 @@ impl Job for Volumes {
         }
         let page = self.page().await?;
         let pattern = &self.parts.config.volume;
-        let volumes = self.parts.engine.look().await?.volumes;
+        let volumes = self.parts.engine.volumes().await?;
         self.listed = volumes.iter().filter_map(|volume| pattern.thread(&volume.name)).map(str::to_owned).collect();
         self.mark_absent(page, leave, tally).await?;
         Ok(self.after.is_some())

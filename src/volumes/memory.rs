@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 
-use super::{Engine, EngineError, Look, Removal, User, Volume};
+use super::{Container, Engine, EngineError, Removal, User, Volume};
 use crate::config::VolumeName;
 
 const NAME: &str = "memory";
@@ -92,12 +92,13 @@ impl Debug for MemoryEngine {
 impl MemoryEngine {
     /// Makes a volume that has no label and is as old as nobody knows.
     pub fn add(&self, name: &VolumeName) {
-        self.add_volume(Volume { name: name.clone(), labels: BTreeMap::new(), created_at: None });
+        self.add_volume(Volume { name: name.clone(), labels: BTreeMap::new(), created_at: None, folder: None });
     }
 
     /// Makes a volume that was made then.
     pub fn add_aged(&self, name: &VolumeName, created_at: DateTime<Utc>) {
-        self.add_volume(Volume { name: name.clone(), labels: BTreeMap::new(), created_at: Some(created_at) });
+        let (name, created_at) = (name.clone(), Some(created_at));
+        self.add_volume(Volume { name, labels: BTreeMap::new(), created_at, folder: None });
     }
 
     /// Makes a volume, in place of one that has its name.
@@ -159,6 +160,15 @@ impl MemoryEngine {
         self.state().removed.clone()
     }
 
+    /// Whether a list can be had.
+    async fn listed(&self, what: &'static str) -> Result<(), EngineError> {
+        let fault = self.state().fault.clone();
+        match fault {
+            Some(fault) => Err(error(fault, what, LOOK_MAX).await),
+            None => Ok(()),
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // The guarded values are plain: a panic elsewhere cannot leave them half written.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -198,16 +208,23 @@ impl Engine for MemoryEngine {
         NAME
     }
 
-    async fn look(&self) -> Result<Look, EngineError> {
-        let fault = self.state().fault.clone();
-        if let Some(fault) = fault {
-            return Err(error(fault, "list volumes and containers", LOOK_MAX).await);
-        }
+    async fn volumes(&self) -> Result<Vec<Volume>, EngineError> {
+        self.listed("list volumes").await?;
+        Ok(self.state().volumes.values().cloned().collect())
+    }
+
+    async fn containers(&self) -> Result<Vec<Container>, EngineError> {
+        self.listed("list containers").await?;
         let state = self.state();
-        let users = |(volume, users): (&VolumeName, &Vec<(User, Bond)>)| {
-            (volume.clone(), users.iter().map(|(user, _)| user.clone()).collect())
+        let container = |volume: &VolumeName, (user, _): &(User, Bond)| Container {
+            user: user.clone(),
+            volumes: vec![volume.clone()],
+            sources: Vec::new(),
         };
-        Ok(Look { volumes: state.volumes.values().cloned().collect(), users: state.users.iter().map(users).collect() })
+        let of_volume = |(volume, users): (&VolumeName, &Vec<_>)| -> Vec<_> {
+            users.iter().map(|user| container(volume, user)).collect()
+        };
+        Ok(state.users.iter().flat_map(of_volume).collect())
     }
 
     async fn remove(&self, volume: &VolumeName, limit: Duration) -> Result<Removal, EngineError> {

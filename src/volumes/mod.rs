@@ -19,8 +19,9 @@ pub mod marks;
 pub mod memory;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt::Debug,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -40,6 +41,19 @@ pub struct Volume {
     pub labels: BTreeMap<String, String>,
     /// When it was made, where the engine says so.
     pub created_at: Option<DateTime<Utc>>,
+    /// The folder of the engine's host that has nothing but this volume in it, where the engine says so.
+    pub folder: Option<PathBuf>,
+}
+
+/// A container as the engine lists it, running or not, with what it mounts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// Who it is.
+    pub user: User,
+    /// The volumes that it mounts, by name.
+    pub volumes: Vec<VolumeName>,
+    /// The files and folders of the engine's host that it mounts.
+    pub sources: Vec<PathBuf>,
 }
 
 /// A container that refers to a volume, running or not.
@@ -60,6 +74,31 @@ pub struct Look {
     pub volumes: Vec<Volume>,
     /// The containers that refer to a volume, whether they mount it or the folder that it is kept in.
     pub users: HashMap<VolumeName, Vec<User>>,
+}
+
+impl Look {
+    /// What two lists say together. A container refers to a volume where it mounts it, or the folder that it is kept in, or
+    /// something in that: of the latter the engine knows nothing.
+    #[must_use]
+    pub fn of(volumes: Vec<Volume>, containers: Vec<Container>) -> Self {
+        let mut users: HashMap<_, Vec<_>> = HashMap::new();
+        {
+            let mut folders: HashMap<&Path, Vec<&VolumeName>> = HashMap::new();
+            for volume in &volumes {
+                if let Some(folder) = &volume.folder {
+                    folders.entry(folder).or_default().push(&volume.name);
+                }
+            }
+            for Container { user, volumes, sources } in containers {
+                let above = sources.iter().flat_map(|source| source.ancestors());
+                let within = above.filter_map(|folder| folders.get(folder)).flatten().copied();
+                for volume in volumes.iter().chain(within).collect::<BTreeSet<_>>() {
+                    users.entry(volume.clone()).or_default().push(user.clone());
+                }
+            }
+        }
+        Self { volumes, users }
+    }
 }
 
 /// What became of a volume that was to be removed.
@@ -126,8 +165,17 @@ pub trait Engine: Send + Sync + Debug {
     /// The engine as configured, without a secret.
     fn name(&self) -> &str;
 
-    /// Its volumes and who refers to them.
-    async fn look(&self) -> Result<Look, EngineError>;
+    /// Its volumes: every one whose name can be one of ours.
+    async fn volumes(&self) -> Result<Vec<Volume>, EngineError>;
+
+    /// Its containers, in whatever state.
+    async fn containers(&self) -> Result<Vec<Container>, EngineError>;
+
+    /// Its volumes and who refers to them, by both lists at once.
+    async fn look(&self) -> Result<Look, EngineError> {
+        let (volumes, containers) = futures::try_join!(self.volumes(), self.containers())?;
+        Ok(Look::of(volumes, containers))
+    }
 
     /// Removes a volume, unforced, within `limit`.
     async fn remove(&self, volume: &VolumeName, limit: Duration) -> Result<Removal, EngineError>;

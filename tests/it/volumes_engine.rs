@@ -35,7 +35,7 @@ impl Subject for InMemory {
 
     async fn make(&self, volume: &VolumeName, labels: &BTreeMap<String, String>) {
         let created_at = Some(chrono::Utc::now());
-        self.0.add_volume(Volume { name: volume.clone(), labels: labels.clone(), created_at });
+        self.0.add_volume(Volume { name: volume.clone(), labels: labels.clone(), created_at, folder: None });
     }
 
     async fn contain(&self, container: &str, volume: &VolumeName, usage: Usage) {

@@ -23,7 +23,7 @@ use crate::{
     redis::free_port,
 };
 
-const WHAT: &str = "list volumes and containers: unavailable";
+const WHAT: &str = "list volumes: unavailable";
 /// What somebody who never answers is given.
 const SHORT: Duration = Duration::from_millis(200);
 
@@ -165,7 +165,7 @@ async fn an_answer_whose_body_never_comes_is_waited_for_as_long_as_was_said() {
 async fn an_error_of_the_engine_is_told_as_it_is() {
     let url = engine_but_for("/json", http("503 Service Unavailable", r#"{"message": "shutting down"}"#)).await;
     let error = volumes_of(&url).await.unwrap_err();
-    assert_eq!(error.to_string(), format!("{url}: list volumes and containers: shutting down (status 503)"));
+    assert_eq!(error.to_string(), format!("{url}: list containers: shutting down (status 503)"));
     assert!(matches!(error, EngineError::Failed { status: 503, .. }) && !error.ends_the_sweep(), "{error:?}");
 }
 

@@ -1,4 +1,4 @@
-//! Removes one volume: for the sweep, and for who asks for one by hand.
+//! What is known of volumes, and their removal: for the sweep, and for who asks for one by hand.
 
 use std::{
     collections::BTreeMap,
@@ -8,14 +8,17 @@ use std::{
 
 use tokio::time::sleep;
 
-use super::decide::{Found, Verdict};
+use super::{
+    batch::{Batch, Settled},
+    decide::{Found, Verdict},
+};
 use crate::{
     clock::Clock,
     config::{VolumeName, VolumesConfig},
     jobs::JobError,
     ledger::{Backoff, Ledger},
     report::chain,
-    volumes::{Engine, Look, Marks, Removal, Thread, User},
+    volumes::{Engine, Look, Marks, Thread, User},
 };
 
 /// How often a row is asked for that somebody else has in hand.
@@ -72,26 +75,11 @@ pub enum Fate {
     Off(&'static str),
 }
 
-/// Why it is not known what becomes of a volume.
-#[derive(Debug)]
-pub(super) struct Unsettled {
-    /// The engine has removed it; what is missing is the mark.
-    pub is_gone: bool,
-    /// Why.
-    pub error: JobError,
-}
-
-impl Unsettled {
-    fn before(error: impl Into<JobError>) -> Self {
-        Self { is_gone: false, error: error.into() }
-    }
-}
-
 impl ThreadVolumes {
     /// Every listed volume of the pattern, by name.
     pub async fn all(&self) -> Result<Vec<Found>, JobError> {
         let backoffs = self.ledger.backoffs(&self.key).await?;
-        self.found(self.engine.look().await?, &backoffs).await
+        self.found(&backoffs, |_| true).await
     }
 
     /// What is known of one thread's volume.
@@ -105,9 +93,7 @@ impl ThreadVolumes {
         let backoffs = self.ledger.backoffs(&self.key).await?;
         // The row first: a volume that is not listed afterwards is not there, whatever is made later.
         let row = self.row(thread).await?;
-        let mut look = self.engine.look().await?;
-        look.volumes.retain(|listed| listed.name == volume);
-        let found = self.found(look, &backoffs).await?.pop();
+        let found = self.found(&backoffs, |listed| *listed == volume).await?.pop();
         Ok(Known { volume, row: found.as_ref().map_or(row, |found| found.row), found })
     }
 
@@ -133,8 +119,9 @@ impl ThreadVolumes {
         match found.verdict(&self.config, None, self.clock.now()) {
             Verdict::Goes | Verdict::Waiting(_) | Verdict::Newer => {
                 let until = Instant::now() + self.config.engine_timeout;
-                let fate = self.remove_found(&found, until).await.map_err(|unsettled| unsettled.error)?;
-                Ok(fate.unwrap_or(Fate::Changed))
+                let settled = self.remove_found(std::slice::from_ref(&found), until).await;
+                let fate = settled.into_iter().next().map_or(Ok(None), |(_, fate)| fate);
+                Ok(fate.map_err(|unsettled| unsettled.error)?.unwrap_or(Fate::Changed))
             }
             Verdict::Open => Ok(Fate::Open),
             Verdict::Unknown => Ok(Fate::Unknown),
@@ -156,67 +143,19 @@ impl ThreadVolumes {
         }
     }
 
-    /// Removes a volume that may go, and remembers when to try again where that fails; `None` where there was no time left
-    /// before `until`, and nothing was done.
-    pub(super) async fn remove_found(&self, found: &Found, until: Instant) -> Result<Option<Fate>, Unsettled> {
-        let fate = match found.row {
-            Some(_) => self.remove_held(found, until).await,
-            None => self.remove_unknown(found, until).await,
-        };
-        match &fate {
-            Ok(Some(Fate::Removed | Fate::Absent | Fate::Settled)) if found.backoff.is_some() => {
-                self.forget(&found.thread).await;
+    /// Removes volumes that may go, and remembers when to try those again that could not be removed.
+    pub(super) async fn remove_found<'f>(&self, found: &'f [Found], until: Instant) -> Vec<Settled<'f>> {
+        let settled = Batch::new(self, until).remove(found).await;
+        for (found, fate) in &settled {
+            match fate {
+                Ok(Some(Fate::Removed | Fate::Absent | Fate::Settled)) if found.backoff.is_some() => {
+                    self.forget(&found.thread).await;
+                }
+                Ok(Some(Fate::Referenced(_))) | Err(_) => self.put_off(found).await,
+                Ok(_) => {}
             }
-            Ok(Some(Fate::Referenced(_))) | Err(_) => self.put_off(found).await,
-            Ok(_) => {}
         }
-        fate
-    }
-
-    async fn remove_held(&self, found: &Found, until: Instant) -> Result<Option<Fate>, Unsettled> {
-        if self.limit(until).is_none() {
-            return Ok(None);
-        }
-        let hold = self.marks.hold(&found.thread).await.map_err(Unsettled::before)?;
-        let Some(hold) = hold else { return Ok(Some(Fate::Changed)) };
-        let is_gone = match self.ask(found, until).await? {
-            None => return Ok(None),
-            Some(Removal::Removed) => true,
-            Some(Removal::NotFound) => false,
-            Some(Removal::Referenced(why)) => return Ok(Some(Fate::Referenced(why))),
-        };
-        match hold.mark().await {
-            Ok(_) if is_gone => Ok(Some(Fate::Removed)),
-            Ok(true) => Ok(Some(Fate::Absent)),
-            Ok(false) => Ok(Some(Fate::Settled)),
-            Err(error) => Err(Unsettled { is_gone, error: error.into() }),
-        }
-    }
-
-    /// There is no row to hold: that there still is none is all that can be asked.
-    async fn remove_unknown(&self, found: &Found, until: Instant) -> Result<Option<Fate>, Unsettled> {
-        if self.row(&found.thread).await.map_err(Unsettled::before)?.is_some() {
-            return Ok(Some(Fate::Changed));
-        }
-        Ok(self.ask(found, until).await?.map(|removal| match removal {
-            Removal::Removed => Fate::Removed,
-            Removal::NotFound => Fate::Settled,
-            Removal::Referenced(why) => Fate::Referenced(why),
-        }))
-    }
-
-    /// Asks the engine for the removal, unless no time is left.
-    async fn ask(&self, found: &Found, until: Instant) -> Result<Option<Removal>, Unsettled> {
-        match self.limit(until) {
-            None => Ok(None),
-            Some(limit) => self.engine.remove(&found.volume.name, limit).await.map(Some).map_err(Unsettled::before),
-        }
-    }
-
-    /// How long the engine has for a removal that must be over at `until`.
-    fn limit(&self, until: Instant) -> Option<Duration> {
-        let left = until.saturating_duration_since(Instant::now()).min(self.config.engine_timeout);
-        (!left.is_zero()).then_some(left)
+        settled
     }
 
     async fn put_off(&self, found: &Found) {
@@ -234,18 +173,26 @@ impl ThreadVolumes {
         }
     }
 
-    /// The volumes of the pattern among those that the engine lists, each with what is known of it, by name.
-    pub(super) async fn found(&self, look: Look, backoffs: &BTreeMap<String, Backoff>) -> Result<Vec<Found>, JobError> {
-        let Look { volumes, mut users } = look;
-        let of_pattern = volumes.into_iter().filter_map(|volume| {
-            let thread = self.config.volume.thread(&volume.name)?.to_owned();
-            Some((thread, volume))
-        });
-        let mut listed: Vec<_> = of_pattern.collect();
-        listed.sort_unstable_by(|(_, one), (_, other)| one.name.cmp(&other.name));
-        let ids: Vec<String> = listed.iter().map(|(thread, _)| thread.clone()).collect();
-        let rows = self.marks.threads(&ids).await?;
-        let found = listed.into_iter().map(|(thread, volume)| Found {
+    /// The volumes of the pattern that the engine lists and that are wanted, each with what is known of it, by name.
+    pub(super) async fn found(
+        &self,
+        backoffs: &BTreeMap<String, Backoff>,
+        is_wanted: impl Fn(&VolumeName) -> bool + Send,
+    ) -> Result<Vec<Found>, JobError> {
+        // Containers take an engine the longest: the rows are read meanwhile.
+        let with_rows = async {
+            let mut volumes = self.engine.volumes().await?;
+            volumes.retain(|volume| is_wanted(&volume.name) && self.config.volume.thread(&volume.name).is_some());
+            volumes.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+            let threads = volumes.iter().filter_map(|volume| self.config.volume.thread(&volume.name));
+            let threads: Vec<String> = threads.map(str::to_owned).collect();
+            let rows = self.marks.threads(&threads).await?;
+            Ok((volumes, threads, rows))
+        };
+        let containers = async { Ok::<_, JobError>(self.engine.containers().await?) };
+        let ((volumes, threads, rows), containers) = futures::try_join!(with_rows, containers)?;
+        let Look { volumes, mut users } = Look::of(volumes, containers);
+        let found = volumes.into_iter().zip(threads).map(|(volume, thread)| Found {
             row: rows.get(&thread).copied(),
             users: users.remove(&volume.name).unwrap_or_default(),
             backoff: backoffs.get(&thread).cloned(),
@@ -255,7 +202,7 @@ impl ThreadVolumes {
         Ok(found.collect())
     }
 
-    async fn row(&self, thread: &str) -> Result<Option<Thread>, JobError> {
+    pub(super) async fn row(&self, thread: &str) -> Result<Option<Thread>, JobError> {
         Ok(self.marks.threads(&[thread.to_owned()]).await?.remove(thread))
     }
 }

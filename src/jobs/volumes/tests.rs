@@ -14,7 +14,7 @@ use std::{
 use chrono::TimeDelta;
 use tokio_util::sync::CancellationToken;
 
-use super::*;
+use super::{batch::HOLD, *};
 use crate::{
     clock::TestClock,
     config::{EngineUrl, MarksUrl, ThreadsTable, VolumeName},
@@ -253,7 +253,7 @@ async fn a_volume_without_its_label_stays() {
     world.config.require_label = Some(("app".to_owned(), "chat".to_owned()));
     for (thread, label) in [("1", Some("chat")), ("2", Some("other")), ("3", None)] {
         let labels = label.map(|label| ("app".to_owned(), label.to_owned())).into_iter().collect();
-        world.engine.add_volume(Volume { name: volume(thread), labels, created_at: None });
+        world.engine.add_volume(Volume { name: volume(thread), labels, created_at: None, folder: None });
         world.marks.set(thread, true).await;
     }
     let swept = world.sweep().await;

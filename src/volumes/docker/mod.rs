@@ -15,7 +15,7 @@ use bollard::{
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio::{sync::OnceCell, time::timeout};
 
-use super::{Engine, EngineError, Look, Removal};
+use super::{Container, Engine, EngineError, Removal, Volume};
 use crate::config::{EngineUrl, VolumeName};
 
 /// The client's own limit in seconds, which ends where the body of an answer begins. Ours are shorter and include it.
@@ -31,7 +31,7 @@ const CLIENT_LIMIT_SECS: u64 = 3_600;
 /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
 /// let engine = DockerEngine::open(&EngineUrl::Unix("/no/docker.sock".into()), Duration::from_secs(10));
 /// let error = engine.look().await.unwrap_err();
-/// assert_eq!(error.to_string(), "unix:///no/docker.sock: list volumes and containers: unavailable");
+/// assert_eq!(error.to_string(), "unix:///no/docker.sock: list volumes: unavailable");
 /// # });
 /// ```
 #[derive(Debug)]
@@ -74,21 +74,21 @@ impl Engine for DockerEngine {
         &self.name
     }
 
-    async fn look(&self) -> Result<Look, EngineError> {
-        const WHAT: &str = "list volumes and containers";
-        let (volumes, containers) = self
-            .ask(WHAT, self.timeout, |docker| async move {
-                let volumes = docker.list_volumes(None::<ListVolumesOptions>);
-                let all = ListContainersOptionsBuilder::new().all(true).build();
-                futures::try_join!(volumes, docker.list_containers(Some(all)))
-            })
-            .await?;
+    async fn volumes(&self) -> Result<Vec<Volume>, EngineError> {
+        const WHAT: &str = "list volumes";
+        let list = self.ask(WHAT, self.timeout, |docker| docker.list_volumes(None::<ListVolumesOptions>)).await?;
         // A volume that is missing from the list would be taken for one that is gone.
-        match volumes.warnings.unwrap_or_default().join("; ") {
+        match list.warnings.unwrap_or_default().join("; ") {
             warnings if warnings.is_empty() => {}
             warnings => return Err(trouble::partial(&self.name, WHAT, &warnings)),
         }
-        Ok(seen::look(volumes.volumes.unwrap_or_default(), containers))
+        Ok(list.volumes.unwrap_or_default().into_iter().filter_map(seen::volume).collect())
+    }
+
+    async fn containers(&self) -> Result<Vec<Container>, EngineError> {
+        let all = ListContainersOptionsBuilder::new().all(true).build();
+        let list = self.ask("list containers", self.timeout, |docker| docker.list_containers(Some(all))).await?;
+        Ok(list.into_iter().map(seen::container).collect())
     }
 
     async fn remove(&self, volume: &VolumeName, limit: Duration) -> Result<Removal, EngineError> {

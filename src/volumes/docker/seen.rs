@@ -1,47 +1,40 @@
-//! What an engine's two lists say together.
+//! What an engine's two lists say, in our words.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use bollard::models::{self, ContainerSummary, MountPoint};
+use bollard::models::{self, ContainerSummary};
 use chrono::DateTime;
 
 use crate::{
     config::VolumeName,
-    volumes::{Look, User, Volume},
+    volumes::{Container, User, Volume},
 };
 
-/// The folders of this host that volumes are kept in.
-type Folders = HashMap<PathBuf, Vec<VolumeName>>;
+/// A volume; none where its name is none that a thread's volume can have.
+pub(super) fn volume(volume: models::Volume) -> Option<Volume> {
+    let name = volume.name.parse::<VolumeName>().ok()?;
+    let created_at = volume.created_at.and_then(|text| DateTime::parse_from_rfc3339(&text).ok());
+    Some(Volume {
+        labels: volume.labels.into_iter().collect(),
+        created_at: created_at.map(|instant| instant.to_utc()),
+        folder: folder(&name, &volume.mountpoint).map(Path::to_owned),
+        name,
+    })
+}
 
-/// The volumes with those who refer to them. A volume whose name is none that a thread's volume can have is left out.
-pub(super) fn look(volumes: Vec<models::Volume>, containers: Vec<ContainerSummary>) -> Look {
-    let (mut look, mut folders) = (Look::default(), Folders::new());
-    for volume in volumes {
-        let Ok(name) = volume.name.parse::<VolumeName>() else { continue };
-        if let Some(folder) = folder(&name, &volume.mountpoint) {
-            folders.entry(folder.to_owned()).or_default().push(name.clone());
-        }
-        let created_at = volume.created_at.and_then(|text| DateTime::parse_from_rfc3339(&text).ok());
-        let created_at = created_at.map(|instant| instant.to_utc());
-        look.volumes.push(Volume { name, labels: volume.labels.into_iter().collect(), created_at });
-    }
-    for container in containers {
-        let mounts = container.mounts.as_deref().unwrap_or_default();
-        let referred: BTreeSet<_> = mounts.iter().flat_map(|mount| referred(mount, &folders)).collect();
-        let name = container.names.unwrap_or_default().into_iter().next().unwrap_or_default();
-        let user = User {
+/// A container with what it mounts.
+pub(super) fn container(container: ContainerSummary) -> Container {
+    let mounts = container.mounts.unwrap_or_default();
+    let name = container.names.unwrap_or_default().into_iter().next().unwrap_or_default();
+    Container {
+        user: User {
             id: container.id.unwrap_or_default(),
             name: name.trim_start_matches('/').to_owned(),
             state: container.state.map(|state| state.to_string()).unwrap_or_default(),
-        };
-        for volume in referred {
-            look.users.entry(volume).or_default().push(user.clone());
-        }
+        },
+        volumes: mounts.iter().filter_map(|mount| mount.name.as_deref()?.parse().ok()).collect(),
+        sources: mounts.into_iter().filter_map(|mount| mount.source).map(PathBuf::from).collect(),
     }
-    look
 }
 
 /// The folder that has nothing but this volume in it: of what the engine keeps itself, the one above the files.
@@ -53,22 +46,14 @@ fn folder<'m>(name: &VolumeName, mountpoint: &'m str) -> Option<&'m Path> {
     Some(own.unwrap_or(path))
 }
 
-/// The volumes that a mount refers to: the one that it names, and those whose folder its source is or lies in. Of the latter
-/// the engine knows nothing.
-fn referred(mount: &MountPoint, folders: &Folders) -> Vec<VolumeName> {
-    let named = mount.name.as_deref().and_then(|name| name.parse().ok());
-    let source = Path::new(mount.source.as_deref().unwrap_or_default());
-    let within = source.ancestors().filter_map(|folder| folders.get(folder)).flatten().cloned();
-    named.into_iter().chain(within).collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet, HashMap};
 
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::volumes::Look;
 
     const ROOT: &str = "/var/lib/docker/volumes";
 
@@ -91,7 +76,10 @@ mod tests {
     }
 
     fn seen(volumes: &Value, containers: &Value) -> Look {
-        look(serde_json::from_value(volumes.clone()).unwrap(), serde_json::from_value(containers.clone()).unwrap())
+        let volumes: Vec<models::Volume> = serde_json::from_value(volumes.clone()).unwrap();
+        let containers: Vec<ContainerSummary> = serde_json::from_value(containers.clone()).unwrap();
+        let volumes = volumes.into_iter().filter_map(super::volume).collect();
+        Look::of(volumes, containers.into_iter().map(super::container).collect())
     }
 
     /// The volumes among `ha_ws_1` and `ha_ws_12` that a container with this mount refers to.
@@ -109,7 +97,8 @@ mod tests {
         let look = seen(&json!([labelled]), &json!([]));
         let labels = BTreeMap::from([("a", "1"), ("b", "2")].map(|(key, value)| (key.to_owned(), value.to_owned())));
         let created_at = Some("2026-11-21T18:42:57Z".parse().unwrap());
-        assert_eq!(look.volumes, [Volume { name: name("ha_ws_1"), labels, created_at }]);
+        let folder = Some(Path::new(ROOT).join("ha_ws_1"));
+        assert_eq!(look.volumes, [Volume { name: name("ha_ws_1"), labels, created_at, folder }]);
         assert!(look.users.is_empty());
     }
 

@@ -140,6 +140,10 @@ macro_rules! marks_conformance {
             holds_a_closed_thread_until_it_is_marked
             holds_no_thread_that_is_open_or_not_there
             holds_a_marked_thread_and_says_that_it_was_marked
+            holds_those_of_many_threads_that_it_can
+            marks_of_what_it_holds_what_it_is_told
+            holds_nothing_where_nothing_is_named
+            holds_more_threads_than_one_statement_names
             lets_one_hold_a_thread_at_a_time
             keeps_a_thread_closed_while_it_is_held
             leaves_no_mark_where_a_hold_is_dropped

@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
-use super::{Hold, Marks, MarksError, Thread};
+use super::{Hold, Marks, MarksError, Thread, shared};
 
 const NAME: &str = "memory";
 
@@ -20,9 +20,10 @@ const NAME: &str = "memory";
 /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
 /// let marks = MemoryMarks::default();
 /// marks.set("1", true).await;
-/// let hold = marks.hold("1").await.unwrap().unwrap();
+/// let ids = ["1".to_owned()];
+/// let hold = marks.hold(&ids).await.unwrap();
 /// assert!(!marks.try_set("1", false)); // nobody opens it meanwhile
-/// assert!(hold.mark().await.unwrap());
+/// assert_eq!(hold.mark(&ids).await.unwrap(), 1);
 /// assert!(marks.unmarked(None, 10).await.unwrap().is_empty());
 /// # });
 /// ```
@@ -39,6 +40,8 @@ struct Table {
     marks: u64,
     lacks_column: bool,
     failure: Option<String>,
+    /// The thread whose mark is refused.
+    refused: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -49,11 +52,29 @@ struct Row {
 }
 
 impl Row {
+    /// What it says.
+    const fn thread(&self) -> Thread {
+        Thread { is_closed: self.is_closed, is_marked: self.is_marked }
+    }
+
     /// Marks it where it may be.
     const fn mark(&mut self) -> bool {
         let may = self.is_closed && !self.is_marked;
         self.is_marked |= may;
         may
+    }
+}
+
+impl Table {
+    /// Marks those of these that may be, or none; answers how many.
+    fn mark(&mut self, ids: &[&String]) -> Result<u64, MarksError> {
+        if let Some(refused) = ids.iter().find(|id| self.refused.as_ref() == Some(**id)) {
+            let source = shared(format!("{refused} is refused"));
+            return Err(MarksError::Failed { marks: NAME.to_owned(), what: "threads not marked", source });
+        }
+        let marked = ids.iter().filter(|id| self.rows.get_mut(**id).is_some_and(Row::mark)).count() as u64;
+        self.marks += marked;
+        Ok(marked)
     }
 }
 
@@ -90,6 +111,11 @@ impl MemoryMarks {
         self.table().failure = why.map(str::to_owned);
     }
 
+    /// From now on this thread cannot be marked, as where a trigger refuses it.
+    pub fn refuse(&self, id: &str) {
+        self.table().refused = Some(id.to_owned());
+    }
+
     /// How many marks were written.
     #[must_use]
     pub fn marks(&self) -> u64 {
@@ -105,7 +131,7 @@ impl MemoryMarks {
     fn open(&self, what: &'static str) -> Result<MutexGuard<'_, Table>, MarksError> {
         let table = self.table();
         match &table.failure {
-            Some(why) => Err(MarksError::Unavailable { marks: NAME.to_owned(), what, source: why.clone().into() }),
+            Some(why) => Err(MarksError::Unavailable { marks: NAME.to_owned(), what, source: shared(why.clone()) }),
             None if table.lacks_column => {
                 let rule = "there is no column of marks: janitor volumes migrate adds it".to_owned();
                 Err(MarksError::Unfit { marks: NAME.to_owned(), rule })
@@ -115,16 +141,20 @@ impl MemoryMarks {
     }
 }
 
-/// A row that is held.
+/// Rows that are held.
+#[derive(Debug)]
 struct MemoryHold {
     marks: MemoryMarks,
-    id: String,
+    threads: HashMap<String, Thread>,
 }
 
 impl Drop for MemoryHold {
     fn drop(&mut self) {
-        if let Some(row) = self.marks.table().rows.get_mut(&self.id) {
-            row.is_held = false;
+        let mut table = self.marks.table();
+        for id in self.threads.keys() {
+            if let Some(row) = table.rows.get_mut(id) {
+                row.is_held = false;
+            }
         }
         self.marks.let_go.notify_waiters();
     }
@@ -132,12 +162,13 @@ impl Drop for MemoryHold {
 
 #[async_trait]
 impl Hold for MemoryHold {
-    async fn mark(self: Box<Self>) -> Result<bool, MarksError> {
-        let mut table = self.marks.open("thread not marked")?;
-        let is_new = table.rows.get_mut(&self.id).is_some_and(Row::mark);
-        table.marks += u64::from(is_new);
-        drop(table);
-        Ok(is_new)
+    fn threads(&self) -> &HashMap<String, Thread> {
+        &self.threads
+    }
+
+    async fn mark(self: Box<Self>, ids: &[String]) -> Result<u64, MarksError> {
+        let held: Vec<_> = ids.iter().filter(|id| self.threads.contains_key(*id)).collect();
+        self.marks.open("threads not marked")?.mark(&held)
     }
 }
 
@@ -153,10 +184,7 @@ impl Marks for MemoryMarks {
 
     async fn threads(&self, ids: &[String]) -> Result<HashMap<String, Thread>, MarksError> {
         let table = self.open("threads not read")?;
-        let thread = |id: &String| {
-            let Row { is_closed, is_marked, .. } = *table.rows.get(id)?;
-            Some((id.clone(), Thread { is_closed, is_marked }))
-        };
+        let thread = |id: &String| Some((id.clone(), table.rows.get(id)?.thread()));
         Ok(ids.iter().filter_map(thread).collect())
     }
 
@@ -175,21 +203,26 @@ impl Marks for MemoryMarks {
                 let mut table = self.open("threads not marked")?;
                 // As a database does it: who changes a row waits for who holds it.
                 if !ids.iter().any(|id| table.rows.get(id).is_some_and(|row| row.is_held)) {
-                    let marked = ids.iter().filter(|id| table.rows.get_mut(*id).is_some_and(Row::mark)).count() as u64;
-                    table.marks += marked;
-                    return Ok(marked);
+                    return table.mark(&ids.iter().collect::<Vec<_>>());
                 }
             }
             let_go.await;
         }
     }
 
-    async fn hold(&self, id: &str) -> Result<Option<Box<dyn Hold>>, MarksError> {
-        let mut table = self.open("thread not held")?;
-        let Some(row) = table.rows.get_mut(id).filter(|row| row.is_closed && !row.is_held) else { return Ok(None) };
-        row.is_held = true;
+    async fn hold(&self, ids: &[String]) -> Result<Box<dyn Hold>, MarksError> {
+        // As in a database, who has waited for a row comes before who asks now.
+        tokio::task::yield_now().await;
+        let mut table = self.open("threads not held")?;
+        let mut threads = HashMap::new();
+        for id in ids {
+            if let Some(row) = table.rows.get_mut(id).filter(|row| row.is_closed && !row.is_held) {
+                row.is_held = true;
+                threads.insert(id.clone(), row.thread());
+            }
+        }
         drop(table);
-        Ok(Some(Box::new(MemoryHold { marks: self.clone(), id: id.to_owned() })))
+        Ok(Box::new(MemoryHold { marks: self.clone(), threads }))
     }
 
     async fn missing(&self) -> Result<Vec<String>, MarksError> {

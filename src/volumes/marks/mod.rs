@@ -24,8 +24,8 @@ pub struct Thread {
     pub is_marked: bool,
 }
 
-/// Why a table of threads did not do it.
-#[derive(Debug, thiserror::Error)]
+/// Why a table of threads did not do it. A clone says the same: what fails for many threads at once fails for each of them.
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MarksError {
     /// The database cannot be reached, or broke off.
@@ -37,7 +37,7 @@ pub enum MarksError {
         what: &'static str,
         /// Why.
         #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Arc<dyn std::error::Error + Send + Sync>,
     },
     /// The table is not as configured.
     #[error("{marks}: {rule}")]
@@ -56,7 +56,7 @@ pub enum MarksError {
         what: &'static str,
         /// Why.
         #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Arc<dyn std::error::Error + Send + Sync>,
     },
 }
 
@@ -81,9 +81,9 @@ pub trait Marks: Send + Sync + Debug {
     /// long may be left for the next time.
     async fn mark(&self, ids: &[String]) -> Result<u64, MarksError>;
 
-    /// Holds the row of a closed thread, so that nobody else changes it until the hold ends; `None` where the thread is
-    /// not closed or not there, or somebody else holds its row.
-    async fn hold(&self, id: &str) -> Result<Option<Box<dyn Hold>>, MarksError>;
+    /// Holds the rows of those of these threads that are closed and that nobody else holds, so that nobody changes them
+    /// until the hold ends; it waits for none.
+    async fn hold(&self, ids: &[String]) -> Result<Box<dyn Hold>, MarksError>;
 
     /// The statements that the table wants before it can be used or used well; none: nothing is missing.
     async fn missing(&self) -> Result<Vec<String>, MarksError>;
@@ -92,11 +92,14 @@ pub trait Marks: Send + Sync + Debug {
     async fn migrate(&self) -> Result<Vec<String>, MarksError>;
 }
 
-/// The row of a closed thread, held. Dropped, it ends without a change.
+/// The rows of closed threads, held. Dropped, it ends without a change.
 #[async_trait]
-pub trait Hold: Send {
-    /// Marks the thread, and ends; `false` where it was marked before.
-    async fn mark(self: Box<Self>) -> Result<bool, MarksError>;
+pub trait Hold: Send + Debug {
+    /// The threads whose rows are held, as they are.
+    fn threads(&self) -> &HashMap<String, Thread>;
+
+    /// Marks those of these threads whose rows are held, and ends; answers how many had no mark before.
+    async fn mark(self: Box<Self>, ids: &[String]) -> Result<u64, MarksError>;
 }
 
 /// Opens the marks that a job names, for up to `connections` holds at once, under each of which something is done that takes
@@ -145,4 +148,10 @@ async fn open_sql(
 #[expect(clippy::unused_async, reason = "the same signature as with a database")]
 async fn open_sql(_: &MarksUrl, _: &ThreadsTable, _: Duration, _: usize) -> Result<Arc<dyn Marks>, MarksError> {
     unreachable!("a build without databases has told so")
+}
+
+/// A reason that clones of an error share.
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql", feature = "test-util"))]
+fn shared(text: String) -> Arc<dyn std::error::Error + Send + Sync> {
+    Box::<dyn std::error::Error + Send + Sync>::from(text).into()
 }

@@ -6,7 +6,10 @@ use apalis_janitor::{
     config::{MarksUrl, SecretUrl},
     volumes::{
         Marks, MarksError,
-        marks::{self, SqlMarks, conformance::Subject},
+        marks::{
+            self, SqlMarks,
+            conformance::{Held, Subject},
+        },
     },
 };
 
@@ -104,28 +107,29 @@ async fn a_server_that_is_gone_is_unavailable_and_serves_when_it_is_back() {
     let mut owner = Owner::mysql(database.url(), String::new());
     owner.limits.statement = Duration::from_secs(5);
     let marks = fill(&owner, &["1", "2"]).await;
-    let hold = marks.hold("1").await.unwrap().unwrap();
+    let hold = Held::hold(&marks, "1").await.unwrap().unwrap();
     server.kill();
-    for error in [hold.mark().await.unwrap_err(), marks.hold("2").await.map(|hold| hold.is_some()).unwrap_err()] {
+    for error in [hold.mark().await.unwrap_err(), Held::hold(&marks, "2").await.map(|hold| hold.is_some()).unwrap_err()]
+    {
         assert!(matches!(error, MarksError::Unavailable { .. }), "{}", told(&error));
     }
     server.start_again();
     assert_eq!(marks.unmarked(None, 9).await.unwrap(), ["1", "2"]);
-    assert!(marks.hold("1").await.unwrap().unwrap().mark().await.unwrap());
+    assert!(Held::hold(&marks, "1").await.unwrap().unwrap().mark().await.unwrap());
 }
 
 #[tokio::test]
 async fn a_session_that_was_ended_costs_its_hold_and_nothing_more() {
     let (owner, _database) = over_postgres();
     let marks = fill(&owner, &["1"]).await;
-    let hold = marks.hold("1").await.unwrap().unwrap();
+    let hold = Held::hold(&marks, "1").await.unwrap().unwrap();
     let end = "SELECT CAST(bool_and(pg_terminate_backend(pid, 20000)) AS TEXT) FROM pg_stat_activity \
                WHERE datname = current_database() AND application_name = 'apalis-janitor'";
     assert_eq!(owner.ask(end).await.as_deref(), Some("true"));
     let error = hold.mark().await.unwrap_err();
     assert!(matches!(error, MarksError::Unavailable { .. }), "{}", told(&error));
     assert_eq!(owner.stored_mark(&table(), "1").await, None);
-    assert!(marks.hold("1").await.unwrap().unwrap().mark().await.unwrap());
+    assert!(Held::hold(&marks, "1").await.unwrap().unwrap().mark().await.unwrap());
 }
 
 /// The owner gets its row back from a process that was stopped in its tracks.
@@ -136,7 +140,7 @@ async fn a_hold_that_stands_too_long_is_ended_by_the_server() {
     for mut owner in [postgres, mysql] {
         owner.limits.hold = Duration::from_secs(1);
         let marks = fill(&owner, &["1"]).await;
-        let hold = marks.hold("1").await.unwrap().unwrap();
+        let hold = Held::hold(&marks, "1").await.unwrap().unwrap();
         owner.set(&table(), "1", "open").await;
         let error = hold.mark().await.unwrap_err();
         assert!(matches!(error, MarksError::Unavailable { .. }), "{}", told(&error));
@@ -149,7 +153,7 @@ async fn who_refers_to_a_held_thread_does_not_wait() {
     let (owner, _database) = over_postgres();
     let marks = fill(&owner, &["1"]).await;
     owner.execute("CREATE TABLE messages (thread INT REFERENCES threads (id))").await;
-    let hold = marks.hold("1").await.unwrap().unwrap();
+    let hold = Held::hold(&marks, "1").await.unwrap().unwrap();
     owner.execute("SET lock_timeout = '1s'; INSERT INTO messages VALUES (1)").await;
     assert!(hold.mark().await.unwrap());
 }
@@ -160,7 +164,8 @@ async fn two_threads_are_held_at_once_where_the_database_holds_rows() {
     let (mysql, _databases) = over_mysql();
     for owner in [postgres, mysql] {
         let marks = fill(&owner, &["1", "2", "3"]).await;
-        let (one, two) = (marks.hold("1").await.unwrap().unwrap(), marks.hold("2").await.unwrap().unwrap());
+        let (one, two) =
+            (Held::hold(&marks, "1").await.unwrap().unwrap(), Held::hold(&marks, "2").await.unwrap().unwrap());
         // The table can be read meanwhile.
         assert_eq!(marks.unmarked(None, 9).await.unwrap().len(), 3);
         assert!(one.mark().await.unwrap() && two.mark().await.unwrap());
@@ -190,19 +195,19 @@ async fn a_busy_file_is_held_by_nobody() {
     let marks = fill(&owner, &["1"]).await;
     let mut other = owner.connect().await;
     sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
-    assert!(marks.hold("1").await.unwrap().is_none());
+    assert!(Held::hold(&marks, "1").await.unwrap().is_none());
     let error = marks.mark(&["1".to_owned()]).await.unwrap_err();
     assert!(matches!(error, MarksError::Failed { .. }), "{}", told(&error));
     sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
-    assert!(marks.hold("1").await.unwrap().unwrap().mark().await.unwrap());
+    assert!(Held::hold(&marks, "1").await.unwrap().unwrap().mark().await.unwrap());
 }
 
 #[tokio::test]
 async fn holds_of_a_file_follow_each_other() {
     let (owner, _folder) = over_sqlite();
     let marks = fill(&owner, &["1", "2"]).await;
-    let (one, other) = (marks.hold("1").await.unwrap().unwrap(), marks.clone());
-    let next = tokio::spawn(async move { other.hold("2").await.unwrap().unwrap().mark().await.unwrap() });
+    let (one, other) = (Held::hold(&marks, "1").await.unwrap().unwrap(), marks.clone());
+    let next = tokio::spawn(async move { Held::hold(&other, "2").await.unwrap().unwrap().mark().await.unwrap() });
     assert_eq!(marks.unmarked(None, 9).await.unwrap(), ["1", "2"]);
     assert!(one.mark().await.unwrap());
     assert!(next.await.unwrap());

@@ -1,6 +1,9 @@
 //! Types of columns, indexes, and what the clock writes.
 
-use apalis_janitor::volumes::{Marks, MarksError, Thread, marks::SqlMarks};
+use apalis_janitor::volumes::{
+    Marks, MarksError, Thread,
+    marks::{SqlMarks, conformance::Held},
+};
 
 use super::{
     over_mysql, over_postgres, over_sqlite,
@@ -32,7 +35,7 @@ async fn mark(owner: &Owner, create: &str, id: &str) -> SqlMarks {
         Kind::Mysql => "SELECT CAST(ABS(TIMESTAMPDIFF(SECOND, removed_at, UTC_TIMESTAMP())) < 60 AS CHAR) FROM threads",
     };
     assert_eq!(owner.ask(is_now).await.as_deref(), Some("1"), "{create}");
-    assert!(marks.hold(&id).await.unwrap().is_some(), "{create}");
+    assert!(Held::hold(&marks, &id).await.unwrap().is_some(), "{create}");
     marks
 }
 

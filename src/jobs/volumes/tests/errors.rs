@@ -94,19 +94,57 @@ async fn a_container_that_comes_between_list_and_removal_keeps_its_volume() {
 
 #[tokio::test]
 async fn a_thread_that_is_opened_before_its_turn_keeps_its_volume() {
+    let world = World::new();
+    let first = u64::try_from(Volumes::batch_max(&world.config)).unwrap();
+    for thread in 0..=first {
+        world.engine.add_aged(&volume(&thread.to_string()), at(thread.cast_signed() - 1_000));
+        world.marks.set(&thread.to_string(), true).await;
+    }
+    let last = first.to_string();
+    at_removal_of(&world, "0", move |world| {
+        assert!(world.marks.try_set(&first.to_string(), false), "its turn has come");
+        for held in 0..first {
+            assert!(!world.marks.try_set(&held.to_string(), false), "the row of {held} is not held");
+        }
+    });
+    let swept = world.sweep().await;
+    assert_eq!((swept.kept(), swept.deleted()), (vec![("changed", 1)], vec![("volumes", first)]));
+    assert!(world.engine.has(&volume(&last)) && !world.is_marked(&last).await);
+}
+
+/// Who wants one of the rows does not wait for the whole batch.
+#[tokio::test]
+async fn rows_are_let_go_where_removals_last_long() {
     let mut world = World::new();
     world.config.concurrency = count(1);
     for (thread, minutes) in [("1", -2), ("2", -1)] {
         world.engine.add_aged(&volume(thread), at(minutes));
         world.marks.set(thread, true).await;
     }
-    at_removal_of(&world, "1", |world| {
-        assert!(world.marks.try_set("2", false));
-        assert!(!world.marks.try_set("1", false), "its row is held");
+    let (threads, engine) = (world.marks.clone(), world.engine.clone());
+    engine.before_removal(move |_| {
+        let opener = threads.clone();
+        // Opens the other thread as soon as that is possible, which is while this one is settled.
+        tokio::spawn(async move { opener.set("2", false).await });
+        Box::pin(tokio::time::sleep(HOLD))
     });
     let swept = world.sweep().await;
     assert_eq!((swept.kept(), swept.deleted()), (vec![("changed", 1)], vec![("volumes", 1)]));
-    assert!(world.engine.has(&volume("2")) && !world.is_marked("2").await);
+    assert!(world.engine.has(&volume("2")) && world.is_marked("1").await);
+}
+
+/// One row whose mark the database refuses does not keep the marks from the others of its batch.
+#[tokio::test]
+async fn a_mark_that_is_refused_is_that_of_one_thread() {
+    let world = World::new();
+    for thread in ["1", "2", "3"] {
+        world.closed(thread).await;
+    }
+    world.marks.refuse("2");
+    let swept = world.sweep().await;
+    assert_eq!((swept.deleted(), swept.tally.failed), (vec![("volumes", 3)], 1));
+    assert_eq!(swept.tally.failures[0].item, "ha_ws_2");
+    assert!(world.is_marked("1").await && !world.is_marked("2").await && world.is_marked("3").await);
 }
 
 #[tokio::test]
@@ -117,7 +155,7 @@ async fn an_engine_that_is_down_ends_the_sweep_before_anything_is_marked() {
     world.engine.set_fault(Some(Fault::Down));
     let swept = world.sweep().await;
     let told = crate::report::chain(&swept.stopped.unwrap_err());
-    assert_eq!(told, "memory: list volumes and containers: unavailable: it is down");
+    assert_eq!(told, "memory: list volumes: unavailable: it is down");
     assert_eq!((world.marks.marks(), world.backoffs().await.len()), (0, 0));
     world.engine.set_fault(None);
     assert_eq!(world.sweep().await.deleted(), [("absent", 1), ("volumes", 1)]);

@@ -9,7 +9,7 @@ async fn each_rule_of_the_sweep_speaks() {
     world.config.require_label = Some(("app".to_owned(), "chat".to_owned()));
     for thread in ["goes", "used", "open", "unknown", "unlabelled"] {
         let labels = [("app".to_owned(), if thread == "unlabelled" { "x" } else { "chat" }.to_owned())];
-        world.engine.add_volume(Volume { name: volume(thread), labels: labels.into(), created_at: None });
+        world.engine.add_volume(Volume { name: volume(thread), labels: labels.into(), created_at: None, folder: None });
     }
     for (thread, is_closed) in [
         ("goes", true),
@@ -69,7 +69,7 @@ async fn what_failed_is_tried_at_once_and_waits_longer_afterwards() {
 async fn who_has_the_row_in_hand_is_waited_for_and_not_for_ever() {
     let world = World::new();
     world.closed("1").await;
-    let hold = world.marks.hold("1").await.unwrap();
+    let hold = world.marks.hold(&["1".to_owned()]).await.unwrap();
     assert_eq!(world.volumes().remove("1").await.unwrap(), Fate::Changed);
     let volumes = world.volumes();
     let (fate, ()) = tokio::join!(volumes.remove("1"), async {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{CLOSED, MARKED, OPEN, Subject, table, thread, unmarked};
+use super::{CLOSED, Held, MARKED, OPEN, Subject, table, thread, unmarked};
 use crate::{config::ThreadsTable, volumes::MarksError};
 
 /// Whatever can be a name or a status is one, and nothing in it is a statement.
@@ -31,7 +31,7 @@ pub async fn takes_names_and_words_as_they_are(subject: Arc<dyn Subject>) {
         assert_eq!(thread(&*marks, &open).await, Some(OPEN));
         assert_eq!(thread(&*marks, &closed).await, Some(CLOSED), "{table:?}");
         assert_eq!(unmarked(&*marks, 9).await, [closed.as_str()]);
-        let hold = marks.hold(&closed).await.expect("an answer").expect("it is closed");
+        let hold = Held::hold(&*marks, &closed).await.expect("an answer").expect("it is closed");
         assert!(hold.mark().await.expect("marked"));
         assert_eq!(thread(&*marks, &closed).await, Some(MARKED));
     }
@@ -64,7 +64,7 @@ pub async fn names_what_is_missing(subject: Arc<dyn Subject>) {
         unfit(marks.unmarked(None, 9).await, "migrate");
         unfit(marks.threads(&[ids.id(1)]).await, "migrate");
         unfit(marks.mark(&[ids.id(1)]).await, "migrate");
-        unfit(marks.hold(&ids.id(1)).await.map(|hold| hold.is_some()), "migrate");
+        unfit(marks.hold(&[ids.id(1)]).await.map(|hold| hold.threads().clone()), "migrate");
         assert!(!marks.missing().await.expect("an answer").is_empty());
     }
 }

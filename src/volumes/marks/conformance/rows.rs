@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{CLOSED, HashMap, MARKED, OPEN, Subject, Thread, Usual, table, thread, threads, unmarked};
+use super::{CLOSED, HashMap, Held, MARKED, OPEN, Subject, Thread, Usual, table, thread, threads, unmarked};
 
 /// More than a statement names at once, in every answer.
-const MANY: u64 = 600;
+pub(super) const MANY: u64 = 600;
 
 /// Open, closed, marked, or not there, whatever kind of ids there is; many at once, in any order, and twice.
 pub async fn tells_what_a_thread_is(subject: Arc<dyn Subject>) {
@@ -39,7 +39,7 @@ pub async fn knows_an_id_only_as_its_table_writes_it(subject: Arc<dyn Subject>) 
         assert_eq!(threads(&*marks, &others).await, HashMap::new(), "{ids:?}");
         assert_eq!(marks.mark(&others).await.expect("an answer"), 0);
         for other in &others {
-            assert!(marks.hold(other).await.expect("an answer").is_none(), "{ids:?} {other:?}");
+            assert!(Held::hold(&*marks, other).await.expect("an answer").is_none(), "{ids:?} {other:?}");
         }
         let all: Vec<String> = others.into_iter().chain([id.clone()]).collect();
         assert_eq!(threads(&*marks, &all).await, HashMap::from([(id, CLOSED)]));
@@ -116,7 +116,7 @@ pub async fn leaves_a_mark_as_it_was_written_first(subject: Arc<dyn Subject>) {
     let first = usual.subject.stored_mark(&usual.table, &id).await;
     assert!(first.is_some());
     usual.marks.mark(std::slice::from_ref(&id)).await.expect("an answer");
-    assert!(!usual.marks.hold(&id).await.expect("an answer").expect("it is closed").mark().await.expect("an answer"));
+    assert!(!usual.hold(&id).await.expect("it is closed").mark().await.expect("an answer"));
     assert_eq!(usual.subject.stored_mark(&usual.table, &id).await, first);
 }
 

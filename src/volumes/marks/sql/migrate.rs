@@ -1,6 +1,6 @@
 //! What the table wants before it can be used, or used well.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use sha2::{Digest, Sha256};
 use sqlx::AssertSqlSafe;
@@ -52,7 +52,7 @@ impl SqlMarks {
                         return Err(MarksError::Failed {
                             marks: self.name.clone(),
                             what: WHAT,
-                            source: elapsed.into(),
+                            source: Arc::new(elapsed),
                         });
                     }
                 }

@@ -16,7 +16,7 @@ use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use sqlx::{AnyPool, AssertSqlSafe, ConnectOptions, Connection};
 use tokio::{
-    sync::{OnceCell, Semaphore},
+    sync::{Mutex, OnceCell},
     time::timeout,
 };
 
@@ -25,7 +25,7 @@ use self::{
     statements::{IDS_MAX, Statements, YES},
     table::{Fit, IdKind},
 };
-use super::{Hold, Marks, MarksError, Thread};
+use super::{Hold, Marks, MarksError, Thread, shared};
 use crate::config::{MarksUrl, ThreadsTable};
 
 /// How long things may take.
@@ -42,8 +42,8 @@ pub struct Limits {
 /// Ids are whole numbers, texts or UUIDs. A mark is the database's own time: an instant, or a wall clock in UTC (in SQLite the
 /// text `YYYY-MM-DD HH:MM:SS`).
 ///
-/// In SQLite a hold keeps every other writer of the file out, and holds follow each other; the other databases hold the row
-/// alone.
+/// In SQLite a hold keeps every other writer of the file out, and holds follow each other, with a pause now and then in which
+/// others get in; the other databases hold the rows alone.
 #[derive(Clone)]
 pub struct SqlMarks {
     /// The URL, without its password.
@@ -53,8 +53,8 @@ pub struct SqlMarks {
     statements: Statements,
     pool: AnyPool,
     limits: Limits,
-    /// Who may write; none: everybody at once.
-    writer: Option<Arc<Semaphore>>,
+    /// Who may write, with how long others have been kept out; none: everybody at once.
+    writer: Option<Arc<Mutex<Duration>>>,
     /// How the table is used, once it is known to be fit.
     fit: Arc<OnceCell<Fit>>,
 }
@@ -84,7 +84,7 @@ impl SqlMarks {
         sqlx::any::install_default_drivers();
         let (name, dialect) = (url.to_string(), Dialect::of(url));
         let unavailable =
-            |source: String| MarksError::Unavailable { marks: name.clone(), what: WHAT, source: source.into() };
+            |source: String| MarksError::Unavailable { marks: name.clone(), what: WHAT, source: shared(source) };
         let options = session::options(url).map_err(unavailable)?;
         // At once, and not from the pool: it would try until its time is up.
         let first = async {
@@ -101,7 +101,7 @@ impl SqlMarks {
         let pool = session::pool(options, dialect, limits, connections);
         let statements = Statements::new(dialect, table);
         // SQLite has one writer: who waits for it inside of the process need not ask the file again and again.
-        let writer = (dialect == Dialect::Sqlite).then(|| Arc::new(Semaphore::new(1)));
+        let writer = (dialect == Dialect::Sqlite).then(Arc::default);
         let (table, fit) = (table.clone(), Arc::default());
         Ok(Self { name, dialect, table, statements, pool, limits, writer, fit })
     }
@@ -145,6 +145,13 @@ impl SqlMarks {
     }
 }
 
+/// The id of a row that was read, and what it says.
+fn thread(row: Vec<Option<String>>) -> Option<(String, Thread)> {
+    let [id, is_closed, is_marked] = <[_; 3]>::try_from(row).ok()?;
+    let is = |word: Option<String>| word.as_deref() == Some(YES);
+    Some((id?, Thread { is_closed: is(is_closed), is_marked: is(is_marked) }))
+}
+
 #[async_trait]
 impl Marks for SqlMarks {
     fn name(&self) -> &str {
@@ -170,12 +177,8 @@ impl Marks for SqlMarks {
         let mut threads = HashMap::new();
         for some in own.chunks(IDS_MAX) {
             let text = self.statements.read(kind, Statements::count(some.len()));
-            for row in self.rows("threads not read", text, &self.statements.binds(kind, some)).await? {
-                if let [Some(id), is_closed, is_marked] = &row[..] {
-                    let is = |word: &Option<String>| word.as_deref() == Some(YES);
-                    threads.insert(id.clone(), Thread { is_closed: is(is_closed), is_marked: is(is_marked) });
-                }
-            }
+            let rows = self.rows("threads not read", text, &self.statements.binds(kind, some)).await?;
+            threads.extend(rows.into_iter().filter_map(thread));
         }
         Ok(threads)
     }
@@ -200,8 +203,10 @@ impl Marks for SqlMarks {
         Ok(marked)
     }
 
-    async fn hold(&self, id: &str) -> Result<Option<Box<dyn Hold>>, MarksError> {
-        self.hold_row(id).await
+    async fn hold(&self, ids: &[String]) -> Result<Box<dyn Hold>, MarksError> {
+        let kind = self.fit().await?.id;
+        let own: Vec<&str> = ids.iter().map(String::as_str).filter(|id| kind.is_own(id)).collect();
+        Ok(Box::new(self.hold_rows(&own).await?))
     }
 
     async fn missing(&self) -> Result<Vec<String>, MarksError> {

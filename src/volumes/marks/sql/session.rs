@@ -11,13 +11,17 @@ use sqlx::{
 use tokio::time::timeout;
 
 use super::{Limits, SqlMarks, dialect::Dialect};
-use crate::{config::MarksUrl, volumes::MarksError};
+use crate::{
+    config::MarksUrl,
+    volumes::{MarksError, marks::shared},
+};
 
 /// What a server may take to say that a statement took too long.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// A connection in hand. Dropped before it is given back it is closed, whatever it was in the middle of: the database takes
 /// back what was not committed.
+#[derive(Debug)]
 pub(super) struct Session(Option<PoolConnection<Any>>);
 
 impl Session {
@@ -161,7 +165,7 @@ impl SqlMarks {
 
     /// The error of what had no turn to write.
     pub(super) fn busy(&self, what: &'static str) -> MarksError {
-        let source = format!("this process has been writing for {:?}", self.limits.hold).into();
+        let source = shared(format!("this process has been writing for {:?}", self.limits.hold));
         MarksError::Failed { marks: self.name.clone(), what, source }
     }
 
@@ -172,7 +176,7 @@ impl SqlMarks {
 
 /// The error of what was not done in the database `marks`.
 pub(super) fn told(marks: &str, dialect: Dialect, what: &'static str, error: &Error) -> MarksError {
-    let (marks, source) = (marks.to_owned(), plain(error).into());
+    let (marks, source) = (marks.to_owned(), shared(plain(error)));
     if dialect.is_gone(error) {
         MarksError::Unavailable { marks, what, source }
     } else {

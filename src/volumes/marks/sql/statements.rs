@@ -57,6 +57,11 @@ impl Statements {
         )
     }
 
+    /// Holds those of so many threads that are closed and that nobody else holds, and reads what [`read`](Self::read) does.
+    pub(super) fn hold(&self, kind: IdKind, count: usize) -> String {
+        format!("{} AND {}{}", self.read(kind, count), self.closed, self.dialect.hold())
+    }
+
     /// Reads a page of the closed threads without a mark, from the beginning or after the id that is bound.
     pub(super) fn page(&self, kind: IdKind, is_first: bool, limit: usize) -> String {
         let after = if is_first {
@@ -72,18 +77,6 @@ impl Statements {
             self.unmarked(),
             self.dialect.own(kind, &self.id),
             self.id
-        )
-    }
-
-    /// Holds the row of a closed thread, and reads its id.
-    pub(super) fn hold(&self, kind: IdKind) -> String {
-        format!(
-            "SELECT {} FROM {} WHERE {} AND {}{}",
-            self.dialect.text(&self.id),
-            self.table,
-            self.among(kind, 1),
-            self.closed,
-            self.dialect.hold()
         )
     }
 
@@ -164,8 +157,8 @@ mod tests {
     #[test]
     fn no_column_of_an_id_is_cast_where_its_index_is_to_be_used() {
         let postgres = statements(Dialect::Postgres);
-        assert!(postgres.hold(IdKind::Uuid).contains("WHERE \"select\" IN (CAST($1 AS UUID)) AND \"st at\""));
-        let loose = statements(Dialect::Mysql).hold(IdKind::Text);
+        assert!(postgres.hold(IdKind::Uuid, 1).contains("WHERE \"select\" IN (CAST($1 AS UUID)) AND \"st at\""));
+        let loose = statements(Dialect::Mysql).hold(IdKind::Text, 1);
         assert!(
             loose.contains(
                 "WHERE `select` IN (?) AND CAST(CONVERT(`select` USING utf8mb4) AS BINARY) IN (CAST(? AS BINARY)) AND"
