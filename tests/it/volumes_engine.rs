@@ -1,14 +1,18 @@
 //! The answers to the seam of a container engine: one in memory, and a real Docker Engine.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use apalis_janitor::{
-    config::VolumeName,
+    clock::SystemClock,
+    config::{VolumeName, VolumesConfig},
     engine_conformance,
+    jobs::volumes::{Fate, ThreadVolumes},
+    ledger::memory::MemoryLedger,
     volumes::{
-        Engine, EngineError, Removal, User, Volume,
-        conformance::{Subject, Usage},
+        Container, Engine, EngineError, Removal, User, Volume,
+        conformance::{self, Subject, Usage},
         docker::DockerEngine,
+        marks::memory::MemoryMarks,
         memory::{Bond, Fault, MemoryEngine},
     },
 };
@@ -17,6 +21,7 @@ use async_trait::async_trait;
 use crate::{
     blob_objects::hold,
     docker::{ANSWER_MAX, Dockerd, Mount, Options, State},
+    volumes_random::config,
 };
 
 engine_conformance!(memory, async { InMemory(MemoryEngine::default()) });
@@ -204,4 +209,53 @@ async fn an_engine_tells_who_was_asked_for_and_who_went() {
     assert_eq!(removals.until_now("told_").await, volumes);
     assert_eq!(removals.until_now("told_").await, Vec::<String>::new());
     assert_eq!(server.volumes("told_").await, Vec::<String>::new());
+}
+
+/// A real engine in which somebody mounts each volume when its removal has been decided on, and not yet asked for.
+#[derive(Debug)]
+struct Taken {
+    server: &'static Dockerd,
+    engine: Arc<dyn Engine>,
+}
+
+#[async_trait]
+impl Engine for Taken {
+    fn name(&self) -> &str {
+        self.engine.name()
+    }
+
+    async fn volumes(&self) -> Result<Vec<Volume>, EngineError> {
+        self.engine.volumes().await
+    }
+
+    async fn containers(&self) -> Result<Vec<Container>, EngineError> {
+        self.engine.containers().await
+    }
+
+    async fn remove(&self, volume: &VolumeName, limit: Duration) -> Result<Removal, EngineError> {
+        self.server.contain(&format!("{volume}-user"), Mount::Volume(volume.as_str()), State::Created).await;
+        self.engine.remove(volume, limit).await
+    }
+}
+
+#[tokio::test]
+async fn a_volume_that_is_mounted_between_list_and_removal_stays_and_has_no_mark() {
+    let server = Dockerd::shared().await;
+    let (name, marks) = (conformance::name("1"), MemoryMarks::default());
+    server.make(name.as_str(), &BTreeMap::new()).await;
+    marks.set("1", true).await;
+    let volume = name.as_str().trim_end_matches('1').to_owned() + "{id}";
+    let volumes = ThreadVolumes {
+        engine: Arc::new(Taken { server, engine: server.engine() }),
+        marks: Arc::new(marks.clone()),
+        ledger: Arc::new(MemoryLedger::default()),
+        key: "volumes".to_owned(),
+        clock: Arc::new(SystemClock),
+        config: VolumesConfig { volume: volume.parse().unwrap(), ..config(Path::new("/no/threads.db")) },
+    };
+    let fate = volumes.remove("1").await.unwrap();
+    assert!(matches!(&fate, Fate::Referenced(why) if why.contains("volume is in use")), "{fate:?}");
+    assert_eq!((server.volumes(name.as_str()).await, marks.marks()), (vec![name.to_string()], 0));
+    server.discard(&format!("{name}-user")).await;
+    assert_eq!(server.engine().remove(&name, ANSWER_MAX).await.unwrap(), Removal::Removed);
 }

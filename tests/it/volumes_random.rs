@@ -98,7 +98,8 @@ struct World {
     wrong: Arc<Mutex<Vec<String>>>,
 }
 
-fn config(path: &Path) -> VolumesConfig {
+/// The job of a table in this file.
+pub fn config(path: &Path) -> VolumesConfig {
     VolumesConfig {
         engine: EngineUrl::Unix("/no/docker.sock".into()),
         marks: MarksUrl::Sqlite(path.to_owned()),
