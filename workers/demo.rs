@@ -32,6 +32,11 @@ use crate::{
 const CONFIG: &str = include_str!("demo.toml");
 /// What stands in it for a word that no other demo has.
 const TOKEN: &str = "TOKEN";
+/// What stands in it for the engine that the demo of volumes uses,
+const ENGINE: &str = "ENGINE";
+/// which is at the socket that this variable of Docker's own client names, or at the usual one.
+const ENGINE_VARIABLE: &str = "DOCKER_HOST";
+const ENGINE_USUAL: &str = "unix:///var/run/docker.sock";
 /// How long the first tick and its sweep may take.
 const TICK_MAX: Duration = Duration::from_mins(1);
 /// How often the ledger is asked for the report.
@@ -41,8 +46,8 @@ const NAMES_MAX: u32 = 100;
 
 /// Show every kind of job on made-up data in a temporary folder; no server is needed
 ///
-/// Where a container engine answers at its usual socket, it gets a few volumes with a name and a label of their own, which
-/// are removed at the end. Nothing else of it is touched.
+/// Where a container engine answers at its usual socket, or at the one that `DOCKER_HOST` names, it gets a few volumes with a
+/// name and a label of their own, which are removed at the end. Nothing else of it is touched.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  janitor demo\n  janitor demo --keep --json")]
 pub struct Args {
@@ -56,7 +61,10 @@ pub async fn run(app: &App, args: &Args) -> Reply {
     let folder = Folder::make(args.keep).map_err(|error| Fail::failed(format!("temporary folder: {error}")))?;
     let path = folder.path.join("janitor.toml");
     let token = Ulid::generate().to_string().to_lowercase();
-    let text = CONFIG.replace(TOKEN, &token);
+    let named = env::var(ENGINE_VARIABLE).ok();
+    let socket = named.filter(|url| url.starts_with("unix:///") && !url.contains(['"', '\\', '\n']));
+    let engine = socket.unwrap_or_else(|| ENGINE_USUAL.to_owned());
+    let text = CONFIG.replace(TOKEN, &token).replace(ENGINE, &engine);
     fs::write(&path, &text).map_err(|error| Fail::failed(format!("{}: {error}", path.display())))?;
     demo::make(&folder.path.join("app.db")).await.map_err(|error| Fail::of(&error))?;
     let config = Config::load(&path).map_err(|errors| Fail::config(errors.to_string()))?;

@@ -17,6 +17,7 @@ use sqlx::{SqlitePool, sqlite::SqliteConnectOptions};
 
 use crate::{
     cli::Cli,
+    docker::Dockerd,
     redis::{RedisOptions, RedisServer},
 };
 
@@ -264,7 +265,13 @@ async fn a_redis_that_is_gone_fails_and_is_named() {
 fn the_demo_deletes_what_it_planned_and_leaves_nothing_behind() {
     let cli = Cli::with("");
     let demo = |line: &str| {
-        let output = cli.command().env("TMPDIR", cli.path()).args(line.split(' ')).output().unwrap();
+        let output = cli
+            .command()
+            .env("TMPDIR", cli.path())
+            .env("DOCKER_HOST", "unix:///no/docker.sock")
+            .args(line.split(' '))
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
@@ -291,5 +298,19 @@ fn the_demo_deletes_what_it_planned_and_leaves_nothing_behind() {
     ] {
         assert!(told.contains(line), "{line}: {told}");
     }
+    assert!(told.contains("left out: no container engine"), "{told}");
     assert_eq!(std::fs::read_dir(cli.path()).unwrap().count(), 1, "only janitor.toml");
+}
+
+#[tokio::test]
+async fn the_demo_shows_volumes_where_an_engine_answers_and_leaves_none_behind() {
+    let (cli, engine) = (Cli::with(""), Dockerd::shared().await);
+    let mut command = cli.command();
+    let output = command.env("TMPDIR", cli.path()).env("DOCKER_HOST", engine.url().to_string()).arg("demo").output();
+    let output = output.unwrap();
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{told}{}", String::from_utf8_lossy(&output.stderr));
+    let swept = "volumes: done; planned 1 absent, 2 volumes; deleted 1 absent, 2 volumes; kept 1 open, 1 unknown;";
+    assert!(told.contains(swept) && told.contains("_ann\topen\tno"), "{told}");
+    assert_eq!(engine.volumes("janitor-demo-").await, Vec::<String>::new());
 }
