@@ -52,6 +52,7 @@ impl CassandraStore {
                 short.join(", ")
             ));
         }
+        self.look_at_rights(&mut found).await?;
         Ok(found)
     }
 }

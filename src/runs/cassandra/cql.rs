@@ -216,6 +216,21 @@ impl Cql {
         Ok(matches!(row.columns.first(), Some(Some(CqlValue::Boolean(true)))))
     }
 
+    /// What a statement lists that has rows of no fixed columns, as texts; NULL and what is neither text nor truth are empty.
+    pub(super) async fn list(&self, text: &str) -> Result<Vec<Vec<String>>, Failed> {
+        let answer = self.session.get_session().query_unpaged(text, ()).await.map_err(|error| failed(&error))?;
+        let unread = |error: &dyn std::error::Error| Failed::Other(error.to_string());
+        let answer = answer.into_rows_result().map_err(|error| unread(&error))?;
+        let rows = answer.rows::<Row>().map_err(|error| unread(&error))?;
+        let shown = |value: Option<CqlValue>| match value {
+            Some(CqlValue::Text(text) | CqlValue::Ascii(text)) => text,
+            Some(CqlValue::Boolean(is)) => is.to_string(),
+            _ => String::new(),
+        };
+        let rows = rows.map(|row| row.map(|row| row.columns.into_iter().map(shown).collect()));
+        rows.collect::<Result<_, _>>().map_err(|error| unread(&error))
+    }
+
     /// A statement that changes the schema.
     pub(super) async fn define(&self, text: &str) -> Result<(), Failed> {
         self.session

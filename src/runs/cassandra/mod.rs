@@ -15,6 +15,7 @@ mod places;
 mod ranges;
 mod read;
 mod related;
+mod rights;
 mod schema;
 
 use std::{future::Future, pin::Pin, sync::Mutex, time::Duration};

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The tables with the columns that are read or written; a key is always among them.
-const TABLES: [(&str, &[&str]); 20] = [
+pub(super) const TABLES: [(&str, &[&str]); 20] = [
     (
         "workflow_runs",
         &["run_id", "status", "workflow_name", "created_at", "updated_at", "parent_run_id", "idempotency_key"],

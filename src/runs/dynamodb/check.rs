@@ -1,13 +1,12 @@
 //! What `janitor check` says of a DynamoDB table, and what a table must have to be opened.
 
-use aws_sdk_dynamodb::{
-    error::ProvideErrorMetadata,
-    types::{BillingMode, IndexStatus, KeySchemaElement, ProjectionType, TableDescription, TableStatus},
+use aws_sdk_dynamodb::types::{
+    BillingMode, IndexStatus, KeySchemaElement, ProjectionType, TableDescription, TableStatus,
 };
 
 use super::{
     DynamoStore, NAME,
-    keys::{PARENT_INDEX, STATUS_INDEX, key},
+    keys::{PARENT_INDEX, STATUS_INDEX},
 };
 use crate::runs::{Findings, StoreError};
 
@@ -74,23 +73,12 @@ impl DynamoStore {
                 self.place
             ));
         }
-        if let Some(refusal) = self.write_refusal().await? {
-            found.warnings.push(format!("{NAME}: {}: a real run will fail: {refusal}", self.place));
+        let refused = self.refused().await?;
+        if !refused.is_empty() {
+            let (place, actions) = (&self.place, refused.join(", "));
+            found.warnings.push(format!("{NAME}: {place}: the user is refused what a sweep needs: {actions}"));
         }
         Ok(found)
-    }
-
-    /// Why deletes are refused; none where they are not. What it asks to delete is never there.
-    async fn write_refusal(&self) -> Result<Option<String>, StoreError> {
-        let request = self.client.delete_item().table_name(&self.table).set_key(Some(key("JANITOR#CHECK", "-")));
-        match request.condition_expression("attribute_exists(PK)").send().await {
-            Ok(_) => Ok(None),
-            Err(error) => match error.code() {
-                Some("ConditionalCheckFailedException") => Ok(None),
-                Some("AccessDeniedException") => Ok(Some(error.message().unwrap_or("access denied").to_owned())),
-                _ => Err(self.error(&error)),
-            },
-        }
     }
 }
 

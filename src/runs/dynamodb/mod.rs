@@ -24,6 +24,7 @@ mod loose;
 mod points;
 mod read;
 mod related;
+mod rights;
 mod scan;
 mod transact;
 

@@ -85,10 +85,29 @@ async fn obeys_who_may_do_what_and_outlives_a_server_that_goes_away() {
     let reader = open(&url("reader:r")).await.unwrap();
     let seen = reader.find(&["run".to_owned()]).await.unwrap();
     assert_eq!(seen.len(), 1);
+    let warned = reader.check().await.unwrap().warnings;
+    let [modify, create] = &warned[..] else { panic!("{warned:?}") };
+    assert!(modify.starts_with("cassandra: the user may not delete and write workflow_runs, events, "), "{modify}");
+    assert!(modify.ends_with(": GRANT MODIFY ON KEYSPACE app TO \"reader\""), "{modify}");
+    assert!(create.contains("CREATE TABLE IF NOT EXISTS janitor_fence"), "{create}");
     let error = told(&reader.raise(JOB, Fence::for_test(1)).await.unwrap_err());
     assert!(error.contains("CREATE TABLE IF NOT EXISTS janitor_fence"), "{error}");
     let writer = open(&url("writer:s3cret")).await.unwrap();
+    assert_eq!(writer.check().await.unwrap().warnings, [""; 0]);
     writer.raise(JOB, Fence::for_test(1)).await.unwrap();
+    let all = open(&url("cassandra:cassandra")).await.unwrap();
+    assert_eq!(all.check().await.unwrap().warnings, [""; 0]);
+    admin.query_unpaged("CREATE ROLE some WITH PASSWORD = 's' AND LOGIN = true", ()).await.unwrap();
+    for table in ["workflow_runs", "janitor_marker"] {
+        admin.query_unpaged(format!("GRANT SELECT ON app.{table} TO some"), ()).await.unwrap();
+    }
+    let warned = open(&url("some:s")).await.unwrap().check().await.unwrap().warnings;
+    let [read, write] = &warned[..] else { panic!("{warned:?}") };
+    assert!(read.starts_with("cassandra: the user may not read events, "), "{read}");
+    assert!(read.contains(", janitor_fence: GRANT SELECT") && write.contains("write workflow_runs, "), "{warned:?}");
+    admin.query_unpaged("GRANT writer TO reader", ()).await.unwrap();
+    assert_eq!(open(&url("reader:r")).await.unwrap().check().await.unwrap().warnings, [""; 0], "by its role");
+    admin.query_unpaged("REVOKE writer FROM reader", ()).await.unwrap();
     let reader = open(&url("reader:r")).await.unwrap();
     let error = told(&reader.raise(JOB, Fence::for_test(2)).await.unwrap_err());
     assert!(error.contains("MODIFY"), "{error}");
