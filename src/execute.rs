@@ -284,7 +284,7 @@ impl Execution<'_> {
         let volumes = self.janitor.open_volumes(self.job, config).await?;
         let mut job = Volumes::new(volumes, self.ask.narrow);
         let limits = Limits {
-            // Nobody waits for a batch: each volume keeps its own row only.
+            // Nobody waits for a batch: rows are let go within it.
             pace: Pace::new(Volumes::batch_max(config), Duration::MAX, Duration::ZERO),
             pause: Duration::ZERO,
             items: Some(config.limit.get() as u64),
