@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// The first batch of an execution, before anything is known of the store's speed.
-const FIRST: usize = 100;
+/// The first batch of an execution, before anything is known of the store's speed: a small sweep is one batch.
+const FIRST: usize = 500;
 /// What a pause is longer than the gap between two askings, for the sake of slow timers.
 const SLACK: Duration = Duration::from_millis(10);
 /// From this on a batch's time is long.
@@ -17,14 +17,14 @@ const OVERRUN: u32 = 4;
 /// ```
 /// use std::time::Duration;
 /// use apalis_janitor::jobs::pace::Pace;
-/// let mut pace = Pace::new(1_000, Duration::from_millis(250), Duration::from_millis(100));
-/// assert_eq!(pace.size(), 100);
-/// pace.lasted(100, Duration::from_millis(50));
-/// assert_eq!(pace.size(), 200); // at most doubled
+/// let mut pace = Pace::new(10_000, Duration::from_millis(250), Duration::from_millis(100));
+/// assert_eq!(pace.size(), 500);
+/// pace.lasted(500, Duration::from_millis(50));
+/// assert_eq!(pace.size(), 1_000); // at most doubled
 /// pace.timed_out();
-/// assert_eq!(pace.size(), 100);
-/// pace.lasted(100, Duration::from_millis(10));
-/// assert_eq!(pace.size(), 400); // there is time for 2500
+/// assert_eq!(pace.size(), 500);
+/// pace.lasted(500, Duration::from_millis(10));
+/// assert_eq!(pace.size(), 2_000); // there is time for 12,500
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
@@ -104,13 +104,13 @@ mod tests {
 
     #[test]
     fn starts_small_and_never_exceeds_its_most() {
-        let mut pace = Pace::new(150, TIME, PAUSE);
+        let mut pace = Pace::new(750, TIME, PAUSE);
         let mut sizes = vec![pace.size()];
         for _ in 0..3 {
             pace.lasted(pace.size(), Duration::ZERO);
             sizes.push(pace.size());
         }
-        assert_eq!(sizes, [100, 150, 150, 150]);
+        assert_eq!(sizes, [500, 750, 750, 750]);
         assert_eq!(Pace::new(7, TIME, PAUSE).size(), 7);
     }
 
@@ -127,8 +127,8 @@ mod tests {
     #[test]
     fn shrinks_by_half_at_most_and_never_to_nothing() {
         let mut pace = Pace::new(1_000, TIME, PAUSE);
-        pace.lasted(100, Duration::from_hours(1));
-        assert_eq!(pace.size(), 50);
+        pace.lasted(500, Duration::from_hours(1));
+        assert_eq!(pace.size(), 250);
         for _ in 0..100 {
             pace.lasted(pace.size(), Duration::from_hours(1));
             pace.timed_out();
@@ -140,9 +140,9 @@ mod tests {
 
     #[test]
     fn grows_fourfold_only_where_there_is_time_for_eight() {
-        for (took, size) in [(TIME / 9, 400), (TIME / 7, 200), (TIME / 3, 200)] {
-            let mut pace = Pace::new(1_000, TIME, PAUSE);
-            pace.lasted(100, took);
+        for (took, size) in [(TIME / 9, 2_000), (TIME / 7, 1_000), (TIME / 3, 1_000)] {
+            let mut pace = Pace::new(5_000, TIME, PAUSE);
+            pace.lasted(500, took);
             assert_eq!(pace.size(), size, "{took:?}");
         }
     }
@@ -151,15 +151,15 @@ mod tests {
     fn a_small_last_batch_makes_none_larger() {
         let mut pace = Pace::new(1_000, TIME, PAUSE);
         pace.lasted(3, Duration::from_millis(1));
-        assert_eq!(pace.size(), 100);
+        assert_eq!(pace.size(), 500);
     }
 
     #[test]
     fn makes_one_pass_where_nobody_waits() {
         let long = Duration::from_mins(10);
         assert_eq!(Pace::new(1_000_000, long, Duration::ZERO).size(), 1_000_000);
-        assert_eq!(Pace::new(1_000_000, long, PAUSE).size(), 100);
-        assert_eq!(Pace::new(1_000_000, TIME, Duration::ZERO).size(), 100);
+        assert_eq!(Pace::new(1_000_000, long, PAUSE).size(), 500);
+        assert_eq!(Pace::new(1_000_000, TIME, Duration::ZERO).size(), 500);
     }
 
     #[test]

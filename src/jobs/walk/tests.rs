@@ -153,11 +153,11 @@ async fn walk_with(mut job: Fake, limits: Limits, is_real: bool) -> Walked {
 
 #[tokio::test]
 async fn plans_and_deletes_every_item_and_then_the_rest() {
-    let walked = walk_with(Fake::of(&[70, 70, 400]), limits(), true).await;
+    let walked = walk_with(Fake::of(&[70, 70, 800]), limits(), true).await;
     assert_eq!(walked.stopped.as_ref().unwrap(), &Stopped::AtTheEnd);
-    assert_eq!((walked.counts(), walked.tally.batches), ((400, 400, 0), 2));
-    assert_eq!(walked.job.tried, [names(0..100), names(100..400)]);
-    assert_eq!((walked.names, walked.job.steps), (names(0..400), 3));
+    assert_eq!((walked.counts(), walked.tally.batches), ((800, 800, 0), 2));
+    assert_eq!(walked.job.tried, [names(0..500), names(500..800)]);
+    assert_eq!((walked.names, walked.job.steps), (names(0..800), 3));
 }
 
 #[tokio::test]
@@ -207,9 +207,9 @@ async fn begins_nothing_after_its_time() {
 #[tokio::test]
 async fn stops_after_the_batch_in_hand() {
     let stop = Some(CancellationToken::new());
-    let walked = walk_with(Fake { stop, ..Fake::of(&[400]) }, limits(), true).await;
+    let walked = walk_with(Fake { stop, ..Fake::of(&[800]) }, limits(), true).await;
     assert_eq!((walked.stopped.as_ref().unwrap(), walked.job.tried.len()), (&Stopped::BySignal, 1));
-    assert_eq!((walked.counts().1, walked.names), (100, names(0..100)));
+    assert_eq!((walked.counts().1, walked.names), (500, names(0..500)));
 }
 
 #[tokio::test]
@@ -224,7 +224,7 @@ async fn makes_smaller_what_took_too_long() {
     let walked = walk_with(Fake { most: Some(7), ..Fake::of(&[40]) }, limits(), true).await;
     assert_eq!((walked.stopped.as_ref().unwrap(), walked.counts()), (&Stopped::AtTheEnd, (40, 40, 0)));
     let sizes: Vec<usize> = walked.job.tried.iter().map(Vec::len).take(4).collect();
-    assert_eq!(sizes, [40, 25, 12, 6], "each smaller than the one before");
+    assert_eq!(sizes, [40, 31, 15, 7], "each smaller than the one before");
 }
 
 #[tokio::test]
@@ -278,7 +278,7 @@ async fn gives_the_place_of_a_failure_to_another() {
 
 #[tokio::test]
 async fn ends_with_the_store_and_keeps_what_it_counted() {
-    let walked = walk_with(Fake { gone_at: Some(1), ..Fake::of(&[400]) }, limits(), true).await;
+    let walked = walk_with(Fake { gone_at: Some(1), ..Fake::of(&[800]) }, limits(), true).await;
     assert_eq!(walked.stopped.as_ref().unwrap_err().to_string(), "fake: unavailable");
-    assert_eq!((walked.counts().1, walked.tally.batches, walked.job.steps), (100, 1, 0));
+    assert_eq!((walked.counts().1, walked.tally.batches, walked.job.steps), (500, 1, 0));
 }
