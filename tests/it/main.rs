@@ -45,6 +45,7 @@ mod embedded;
 mod held;
 mod layers;
 mod ledger;
+mod limits;
 mod link;
 mod lock;
 mod metrics;
