@@ -38,6 +38,7 @@ mod e2e_embedded;
 mod e2e_kill;
 mod e2e_library;
 mod e2e_redis;
+mod e2e_release;
 mod e2e_secrets;
 mod e2e_secrets_stores;
 mod e2e_stale;
