@@ -62,6 +62,7 @@ mod runs;
 mod s3;
 mod seed;
 mod told;
+mod versions;
 mod volumes_check;
 mod volumes_engine;
 mod volumes_errors;
