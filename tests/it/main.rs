@@ -44,6 +44,7 @@ mod e2e_secrets_stores;
 mod e2e_stale;
 mod e2e_ticks;
 mod embedded;
+mod fuzz;
 mod held;
 mod layers;
 mod ledger;
