@@ -19,7 +19,7 @@ use crate::{
     },
     lock::{self, Held, LockError},
     queue::Request,
-    report::{Mode, Outcome, Report, chain},
+    report::{Mode, Outcome, Report, chain, short},
     runs::{layout, policy::Policy},
 };
 
@@ -84,7 +84,7 @@ struct End {
 
 impl End {
     fn new(outcome: Outcome, reason: impl Into<String>, next: Next) -> Self {
-        Self { outcome, reason: Some(reason.into()), next }
+        Self { outcome, reason: Some(short(reason.into())), next }
     }
 
     /// The same end where so many items could not be deleted: what ran with failures has failed.

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     blobs::{BlobError, BlobStore},
     clock::Clock,
-    config::{BlobsConfig, Config, JobConfig, JobKind, RetentionConfig, VolumesConfig},
+    config::{self, BlobsConfig, Config, JobConfig, JobKind, RetentionConfig, VolumesConfig},
     execute::Ask,
     jobs::{
         JobError, Narrow,
@@ -239,9 +239,10 @@ impl Janitor {
         if has_own { self.of_host(&self.config().worker.host) } else { None }
     }
 
-    /// The same janitor over the queue of a host's own jobs; `None` where all jobs have one queue.
+    /// The same janitor over the queue of a host's own jobs; `None` where all jobs have one queue, or no host can have the name.
     #[must_use]
     pub fn of_host(&self, host: &str) -> Option<Self> {
+        config::name(host).ok()?;
         let queue = self.queue().of_host(host)?;
         Some(Self(Arc::new(Parts { queue, ..Parts::clone(&self.0) })))
     }

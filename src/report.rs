@@ -173,6 +173,18 @@ pub struct Failure {
 /// The most failures that a report names; the rest is a count in its reason.
 pub const FAILURES_MAX: usize = 100;
 
+/// The longest name or error in a report, in characters: what a server says may be of any length.
+pub const TEXT_MAX: usize = 1_000;
+
+/// The text, or its beginning where it is longer than [`TEXT_MAX`].
+pub(crate) fn short(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(TEXT_MAX) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
 /// What one execution of one job did: the task's result, the ledger's entry and the last line of `janitor run --json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -263,7 +275,7 @@ impl Report {
     }
 }
 
-/// An error with its sources on one line: `queue: unavailable: connection refused`.
+/// An error with its sources on one line, cut where it is very long: `queue: unavailable: connection refused`.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -276,5 +288,17 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         }
         source = cause.source();
     }
-    text
+    short(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_any_length_is_cut() {
+        let error = std::io::Error::other("ä".repeat(100_000));
+        assert_eq!(chain(&error).chars().count(), TEXT_MAX + 1);
+        assert_eq!(short("ä".repeat(TEXT_MAX)), "ä".repeat(TEXT_MAX));
+    }
 }

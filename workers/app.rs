@@ -113,7 +113,7 @@ impl App {
         self.global.config.as_deref()
     }
 
-    /// The validated configuration; its warnings are for `check`.
+    /// The validated configuration; its warnings are for `check`, and for the log of what runs on.
     pub fn config(&self) -> Result<Config, Fail> {
         wire::load(self.config_path())
     }
@@ -122,6 +122,12 @@ impl App {
     pub async fn janitor(&self) -> Result<Janitor, Fail> {
         wire::connect(self.config()?).await
     }
+}
+
+/// Reads a key or a worker's name, which become a part of what is kept.
+pub fn label(text: &str) -> Result<String, String> {
+    let is_label = (1..=200).contains(&text.len()) && !text.chars().any(char::is_control);
+    if is_label { Ok(text.to_owned()) } else { Err("must be 1 to 200 bytes without a control character".to_owned()) }
 }
 
 /// The job of that name, or an error that names the nearest one.

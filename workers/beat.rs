@@ -15,6 +15,7 @@ pub struct Args {}
 /// Runs the beat.
 pub async fn run(app: &App, _args: &Args) -> Reply {
     let janitor = wire::connect(app.config()?).await?;
+    wire::warn(janitor.config());
     run_beat(janitor, signals::stop()?).await;
     Ok(0)
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use apalis_janitor::{
-    Janitor,
+    Janitor, config,
     queue::{Enqueued, Request},
     report::{Mode, Report},
 };
@@ -30,10 +30,10 @@ pub struct Args {
     #[arg(long)]
     dry_run: bool,
     /// The host whose worker shall run it (jobs that belong to a host); this one where it is not given
-    #[arg(long, value_name = "HOST", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "HOST", value_parser = config::name)]
     host: Option<String>,
     /// Merge only with a waiting request of the same key
-    #[arg(long, value_name = "KEY", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "KEY", value_parser = app::label)]
     key: Option<String>,
     /// Wait until it has run, print its report and exit as `run` would
     #[arg(long)]

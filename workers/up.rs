@@ -1,7 +1,7 @@
 //! `janitor up`: beat and worker in one process.
 
 use crate::{
-    app::{App, Reply},
+    app::{self, App, Reply},
     signals, wire,
     worker::{Parts, serve},
 };
@@ -11,7 +11,7 @@ use crate::{
 #[command(after_help = "Example:\n  janitor up --config /etc/janitor/janitor.toml")]
 pub struct Args {
     /// The worker's name in the log and on the queue [default: the host's]
-    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "NAME", value_parser = app::label)]
     name: Option<String>,
 }
 

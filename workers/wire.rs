@@ -12,6 +12,13 @@ pub fn load(named: Option<&Path>) -> Result<Config, Fail> {
     Config::find(named).and_then(Config::load).map_err(|errors| Fail::config(errors.to_string()))
 }
 
+/// Says in the log what is probably not meant.
+pub fn warn(config: &Config) {
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+}
+
 /// Connects to queue, lock and ledger.
 pub async fn connect(config: Config) -> Result<Janitor, Fail> {
     Janitor::connect(config).await.map_err(|error| match error {

@@ -4,7 +4,7 @@ use apalis_janitor::{Janitor, beat::run_beat, config::JobKind, host, metrics::Se
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    app::{App, Fail, Reply, chain},
+    app::{self, App, Fail, Reply, chain},
     signals, wire,
 };
 
@@ -13,7 +13,7 @@ use crate::{
 #[command(after_help = "Example:\n  janitor worker --name w1")]
 pub struct Args {
     /// The worker's name in the log and on the queue [default: the host's]
-    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "NAME", value_parser = app::label)]
     name: Option<String>,
 }
 
@@ -37,6 +37,7 @@ pub async fn serve(janitor: Janitor, name: Option<String>, parts: Parts, stop: C
         None => None,
     };
     let name = name.unwrap_or_else(|| janitor.config().worker.host.clone());
+    wire::warn(janitor.config());
     audit(&janitor);
     // Where one of them ends by itself, the others must too.
     let all = stop.child_token();

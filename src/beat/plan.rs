@@ -29,11 +29,21 @@ enum Known {
     Nothing,
     Next {
         /// The tick after the last one; none: the schedule has come to its end.
-        next: Option<DateTime<Utc>>,
+        next: Option<Coming>,
         /// The queue said that this tick lies ahead of its clock. It is offered until the queue takes it: later ones
         /// would lie ahead as well, for as long as this clock is wrong.
         held: Option<DateTime<Utc>>,
     },
+}
+
+/// A tick that is to come. What follows from it is kept: to search a schedule takes longer than all the rest of a look.
+#[derive(Clone, Copy, Debug)]
+struct Coming {
+    tick: DateTime<Utc>,
+    /// When it is to be enqueued.
+    at: DateTime<Utc>,
+    /// The tick after it, if there is one.
+    until: Option<DateTime<Utc>>,
 }
 
 /// A tick to be enqueued now.
@@ -80,7 +90,7 @@ impl Planner {
     /// Everything up to and with `tick` is dealt with: it was enqueued here or elsewhere, or is left out.
     pub(super) fn settle(&mut self, job: usize, tick: DateTime<Utc>) {
         let job = &mut self.jobs[job];
-        job.known = Known::Next { next: job.after(tick), held: None };
+        job.known = Known::Next { next: job.next(tick), held: None };
     }
 
     /// The queue finds `tick` ahead of its own clock.
@@ -120,18 +130,27 @@ impl Beaten {
             Known::Next { held: Some(tick), .. } if tick <= now => return Some((tick, tick)),
             Known::Next { next, .. } => next?,
         };
-        let tick = self.latest(now, next);
-        let at = self.delayed(tick);
+        let Coming { tick, at, .. } = self.latest(now, next);
         match self.timing.catch_up {
             CatchUp::One => Some((tick, at)),
             CatchUp::None if at > since => Some((tick, at)),
             CatchUp::None => {
                 // It was missed. The one after it lies ahead of `now`, because `tick` is the latest.
-                let next = self.after(tick);
+                let next = self.next(tick);
                 self.known = Known::Next { next, held: None };
-                next.map(|next| (next, self.delayed(next)))
+                next.map(|next| (next.tick, next.at))
             }
         }
+    }
+
+    /// The tick after `tick`.
+    fn next(&self, tick: DateTime<Utc>) -> Option<Coming> {
+        self.after(tick).map(|next| self.coming(next))
+    }
+
+    fn coming(&self, tick: DateTime<Utc>) -> Coming {
+        let until = self.after(tick);
+        Coming { tick, at: self.delayed(tick, until), until }
     }
 
     fn after(&self, tick: DateTime<Utc>) -> Option<DateTime<Utc>> {
@@ -139,21 +158,21 @@ impl Beaten {
     }
 
     /// The latest tick from `next` to `now`; `next` itself where it is still to come.
-    fn latest(&self, now: DateTime<Utc>, next: DateTime<Utc>) -> DateTime<Utc> {
-        if next >= now {
+    fn latest(&self, now: DateTime<Utc>, next: Coming) -> Coming {
+        if next.until.is_none_or(|until| now < until) {
             return next;
         }
-        let latest = self.timing.schedule.latest_at_or_before(now, self.timing.timezone, next);
-        latest.map_or(next, |latest| latest.max(next))
+        let latest = self.timing.schedule.latest_at_or_before(now, self.timing.timezone, next.tick);
+        latest.map_or(next, |latest| self.coming(latest.max(next.tick)))
     }
 
-    /// When `tick` is enqueued: up to `jitter` later, but before the tick after it, else one could starve behind the other.
-    /// It follows from the job and the tick alone, so that all beats agree.
-    fn delayed(&self, tick: DateTime<Utc>) -> DateTime<Utc> {
+    /// When `tick` is enqueued: up to `jitter` later, but before `until`, the tick after it, else one could starve behind the
+    /// other. It follows from the job and the tick alone, so that all beats agree.
+    fn delayed(&self, tick: DateTime<Utc>, until: Option<DateTime<Utc>>) -> DateTime<Utc> {
         if self.timing.jitter.is_zero() {
             return tick;
         }
-        let gap = self.after(tick).and_then(|next| (next - tick).to_std().ok()).unwrap_or(Duration::MAX);
+        let gap = until.and_then(|until| (until - tick).to_std().ok()).unwrap_or(Duration::MAX);
         let jitter = u64::try_from(self.timing.jitter.min(gap).as_millis()).unwrap_or(u64::MAX).max(1);
         let delay = scatter(&self.name, tick.timestamp()) % jitter;
         tick + i64::try_from(delay).ok().and_then(TimeDelta::try_milliseconds).unwrap_or_default()

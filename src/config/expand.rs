@@ -1,5 +1,8 @@
 //! `${VAR}` and `${VAR:-default}` in the strings of a configuration.
 
+/// The most bytes of a string with its variables filled in.
+const TEXT_MAX: usize = 64 * 1024;
+
 /// Looks an environment variable up.
 pub(super) type Env<'e> = &'e dyn Fn(&str) -> Option<String>;
 
@@ -49,6 +52,10 @@ pub(super) fn expand(raw: &str, env: Env<'_>) -> Result<Expanded, String> {
         } else {
             expanded.text.push('$');
             rest = after;
+        }
+        // A value may stand in a file of 1 MiB a hundred thousand times.
+        if !expanded.vars.is_empty() && expanded.text.len() > TEXT_MAX {
+            return Err("must be 64 KiB at most with its variables filled in".to_owned());
         }
     }
     expanded.text.push_str(rest);
@@ -102,6 +109,18 @@ mod tests {
         {
             assert_eq!(expand(raw, &env).unwrap().is_unset(), unset, "{raw}");
         }
+    }
+
+    #[test]
+    fn refuses_what_grows_too_long() {
+        let env = |_: &str| Some("x".repeat(1024));
+        assert_eq!(expand(&"${A}".repeat(64), &env).unwrap().text.len(), TEXT_MAX);
+        assert!(expand(&"${A}".repeat(65), &env).unwrap_err().contains("64 KiB"));
+        assert_eq!(
+            expand(&"x".repeat(TEXT_MAX + 1), &env).unwrap().text.len(),
+            TEXT_MAX + 1,
+            "the file has its own limit"
+        );
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub use schedule::Schedule;
 pub use stores::StoreUrl;
 pub use template::TEMPLATE;
 pub use urls::{CatalogUrl, ObjectsUrl, SecretUrl};
-pub use values::{BatchSize, RetentionDays, Share};
+pub use values::{BatchSize, RetentionDays, Share, name};
 pub use volume_name::{VolumeName, VolumePattern};
 pub use volumes::{EngineUrl, MarksUrl};
 

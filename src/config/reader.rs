@@ -20,6 +20,8 @@ use super::{
 
 /// The most characters of a value that an error shows.
 const SHOWN_MAX: usize = 80;
+/// The most tables with a name of their own: jobs, or blob stores.
+const TABLES_MAX: usize = 5_000;
 
 /// One file that is being read.
 pub(super) struct Reader<'a> {
@@ -266,8 +268,12 @@ impl<'r> Section<'r> {
         Some(Section::new(self.reader, self.key(key), at, table))
     }
 
-    /// All tables in this one, by name.
+    /// All tables in this one, by name; none of them where there are too many.
     pub(super) fn sections(&self) -> Vec<(&'r str, Section<'r>)> {
+        if self.table.len() > TABLES_MAX {
+            self.refuse_all(format!("has {} tables; must be {TABLES_MAX} at most", self.table.len()));
+            return Vec::new();
+        }
         let each = self.table.iter().filter_map(|(name, value)| {
             let path = self.key(name.get_ref());
             let DeValue::Table(table) = value.get_ref() else {

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     cassandra::CassandraUrl,
-    urls::{SecretUrl, local_path, sqlite_path},
+    urls::{self, SecretUrl, local_path, sqlite_path},
     values::{BatchSize, did_you_mean},
 };
 
@@ -118,21 +118,16 @@ fn dynamodb(rest: &str) -> Result<StoreUrl, String> {
     let (region, table) = place.split_once('/').ok_or(RULE)?;
     let is_region = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if region.is_empty() || !region.chars().all(is_region) {
-        return Err(format!("names the region {region:?}: must be small letters, digits and `-`"));
+        return Err("names a region that must be small letters, digits and `-`".to_owned());
     }
     let is_in_table = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     if !(3..=255).contains(&table.len()) || !table.chars().all(is_in_table) {
-        return Err(format!("names the table {table:?}: must be 3 to 255 letters, digits, `_`, `.` or `-`"));
+        return Err("names a table that must be 3 to 255 letters, digits, `_`, `.` or `-`".to_owned());
     }
     let mut endpoint = None;
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=') {
-            Some(("endpoint", value)) if value.starts_with("http://") || value.starts_with("https://") => {
-                endpoint = Some(value.trim_end_matches('/').to_owned());
-            }
-            Some(("endpoint", _)) => {
-                return Err("has an endpoint that must be http://host[:port] or https://".to_owned());
-            }
+            Some(("endpoint", value)) => endpoint = Some(urls::endpoint(value)?),
             _ => {
                 return Err(
                     "takes the option endpoint only; credentials come from AWS_ACCESS_KEY_ID and the like".to_owned()

@@ -136,6 +136,17 @@ pub(super) fn local_path<'u>(scheme: &str, rest: &'u str) -> Result<&'u Path, St
     Ok(Path::new(path))
 }
 
+/// Reads the value of `?endpoint=`; the error is the rule that it breaks.
+pub(super) fn endpoint(value: &str) -> Result<String, String> {
+    // It is shown as it is, and nobody would use what stands before an `@`.
+    let is_plain = !value.contains('@') && (value.starts_with("http://") || value.starts_with("https://"));
+    if is_plain {
+        Ok(value.trim_end_matches('/').to_owned())
+    } else {
+        Err("has an endpoint that must be http://host[:port] or https://, without a login".to_owned())
+    }
+}
+
 /// Where a blob store keeps its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ObjectsUrl {
@@ -176,7 +187,7 @@ fn s3(rest: &str) -> Result<ObjectsUrl, String> {
     let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
     let is_in_bucket = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-');
     if !(3..=63).contains(&bucket.len()) || !bucket.chars().all(is_in_bucket) {
-        return Err(format!("names the bucket {bucket:?}: must be 3 to 63 small letters, digits, `.` or `-`"));
+        return Err("names a bucket that must be 3 to 63 small letters, digits, `.` or `-`".to_owned());
     }
     let prefix = prefix.trim_matches('/');
     if prefix.split('/').any(|part| matches!(part, "." | "..")) || (prefix.is_empty() && place.contains("//")) {
@@ -185,12 +196,7 @@ fn s3(rest: &str) -> Result<ObjectsUrl, String> {
     let (mut endpoint, mut region) = (None, None);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=') {
-            Some(("endpoint", value)) if value.starts_with("http://") || value.starts_with("https://") => {
-                endpoint = Some(value.trim_end_matches('/').to_owned());
-            }
-            Some(("endpoint", _)) => {
-                return Err("has an endpoint that must be http://host[:port] or https://".to_owned());
-            }
+            Some(("endpoint", value)) => endpoint = Some(self::endpoint(value)?),
             Some(("region", value)) if !value.is_empty() => region = Some(value.to_owned()),
             _ => {
                 return Err(

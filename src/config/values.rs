@@ -182,8 +182,9 @@ pub(super) fn duration_within(text: &str, range: &RangeInclusive<Duration>) -> R
     }
 }
 
-/// Checks the name of a job, a host or a namespace: it becomes part of keys and of file names.
-pub(super) fn name(text: &str) -> Result<String, String> {
+/// Checks the name of a job, a host or a namespace, which becomes part of keys and of file names; the error is the rule that
+/// it breaks.
+pub fn name(text: &str) -> Result<String, String> {
     let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     if text.len() <= 64 && text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(inner) {
         Ok(text.to_owned())

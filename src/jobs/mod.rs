@@ -16,7 +16,7 @@ use crate::{
     blobs::BlobError,
     ledger::LedgerError,
     lock::{Fence, Held, LockError},
-    report::{Counts, FAILURES_MAX, Failure, chain},
+    report::{Counts, FAILURES_MAX, Failure, chain, short},
     runs::StoreError,
     volumes::{EngineError, MarksError},
 };
@@ -136,7 +136,7 @@ impl Tally {
     pub fn fail(&mut self, item: &str, error: &dyn std::error::Error) {
         self.failed += 1;
         if self.failures.len() < FAILURES_MAX {
-            self.failures.push(Failure { item: item.to_owned(), error: chain(error) });
+            self.failures.push(Failure { item: short(item.to_owned()), error: chain(error) });
         }
     }
 }

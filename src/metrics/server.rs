@@ -1,5 +1,7 @@
 //! Serves `/metrics` and `/healthz`.
 
+mod seats;
+
 use std::{
     collections::BTreeMap,
     future::Future,
@@ -20,6 +22,7 @@ use serde_json::json;
 use tokio::{net::TcpListener, sync::Mutex};
 use tokio_util::sync::CancellationToken;
 
+use self::seats::Seats;
 use super::{Metrics, MetricsError};
 use crate::{Janitor, queue::Stats, report::chain};
 
@@ -78,7 +81,7 @@ impl Server {
         let shared = Shared { janitor, metrics, successes: Arc::default() };
         let routes = Router::new().route("/metrics", get(scrape)).route("/healthz", get(healthz)).with_state(shared);
         tokio::select! {
-            ended = async { axum::serve(self.listener, routes).await } => {
+            ended = async { axum::serve(Seats::new(self.listener), routes).await } => {
                 if let Err(error) = ended {
                     tracing::error!(%error, "metrics are not served any more");
                 }

@@ -2,9 +2,9 @@
 
 use std::str::FromStr;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike, SecondsFormat, Utc};
 
-use super::Request;
+use super::{QueueError, Request};
 use crate::report::Mode;
 
 impl Request {
@@ -28,12 +28,14 @@ impl Request {
             None => Err(format!("the field {name:?} is missing")),
         };
         let tick = one("tick")?.map(|text| match DateTime::parse_from_rfc3339(text) {
-            Ok(tick) => Ok(tick.to_utc()),
+            // In another zone its year may have five digits, and then it could not be read again.
+            Ok(tick) if (0..=9_999).contains(&tick.to_utc().year()) => Ok(tick.to_utc()),
+            Ok(_) => Err(format!("tick {text:?} is beyond the years that can be written")),
             Err(error) => Err(format!("tick {text:?} is no RFC 3339 instant: {error}")),
         });
         let job = needed("job")?;
         // Reports are kept by job: a name that no configuration can have should not become a key.
-        if job.len() > JOB_MAX_BYTES || job.chars().any(char::is_control) {
+        if !is_name(job) {
             return Err(format!("job {job:?} is no name of a job"));
         }
         Ok(Self { job: job.to_owned(), mode: Mode::from_str(needed("mode")?)?, tick: tick.transpose()? })
@@ -45,8 +47,25 @@ pub(super) fn rfc3339(instant: DateTime<Utc>) -> String {
     instant.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
-/// The longest name of a job, in bytes.
-const JOB_MAX_BYTES: usize = 200;
+/// Refuses a request that could not be read again, and a key to merge by that is none.
+pub(super) fn check(request: &Request, key: Option<&str>) -> Result<(), QueueError> {
+    let rule = format!("must be 1 to {NAME_MAX_BYTES} bytes without a control character");
+    // What it is stays unsaid: it may be of any length.
+    if !is_name(&request.job) {
+        return Err(QueueError::Invalid(format!("a job's name {rule}")));
+    }
+    match key {
+        Some(key) if !is_name(key) => Err(QueueError::Invalid(format!("a key {rule}"))),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    (1..=NAME_MAX_BYTES).contains(&text.len()) && !text.chars().any(char::is_control)
+}
+
+/// The longest name of a job and the longest key to merge by, in bytes.
+const NAME_MAX_BYTES: usize = 200;
 
 /// The longest reason that quotes an entry, in characters.
 const REASON_MAX: usize = 300;
@@ -80,7 +99,9 @@ mod tests {
         assert!(read(&[("job", "a"), ("mode", "delete")]).unwrap_err().starts_with("mode \"delete\" is neither"));
         assert!(read(&[("job", "a\nb"), ("mode", "apply")]).unwrap_err().ends_with("is no name of a job"));
         assert!(read(&[("job", "a"), ("mode", &"x".repeat(5_000))]).unwrap_err().len() <= REASON_MAX);
-        assert!(read(&[("job", &"a".repeat(JOB_MAX_BYTES + 1)), ("mode", "apply")]).is_err());
+        assert!(read(&[("job", &"a".repeat(NAME_MAX_BYTES + 1)), ("mode", "apply")]).is_err());
         assert!(read(&[("job", "a"), ("mode", "apply"), ("tick", "soon")]).unwrap_err().starts_with("tick \"soon\""));
+        let late = [("job", "a"), ("mode", "apply"), ("tick", "9999-12-31T23:59:59-23:59")];
+        assert!(read(&late).unwrap_err().ends_with("beyond the years that can be written"));
     }
 }

@@ -114,7 +114,7 @@ pub struct Dead {
     pub deliveries: u32,
     /// When it ended here.
     pub at: DateTime<Utc>,
-    /// The entry's fields, as they were written.
+    /// The entry's fields, as they were written: 32 at most, each cut to 256 bytes.
     pub fields: Vec<(String, String)>,
 }
 
@@ -150,6 +150,9 @@ pub enum QueueError {
     /// The backlog limit is reached.
     #[error("queue: full, {0} requests wait")]
     Full(u64),
+    /// No worker could read the request. The text says what is wrong with it.
+    #[error("queue: {0}")]
+    Invalid(String),
 }
 
 impl QueueError {
@@ -170,7 +173,8 @@ pub trait Queue: Send + Sync + Debug {
     fn options(&self) -> QueueOptions;
 
     /// Puts a request by hand (its tick is not kept) on the queue, or merges it with one for the same job and mode (with `key`: of the same key) that
-    /// is still waiting. Ticks and manual requests never merge with each other.
+    /// is still waiting. Ticks and manual requests never merge with each other. The job's name and the key have 200 bytes at
+    /// most, and no control character.
     async fn enqueue(&self, request: &Request, key: Option<&str>) -> Result<Enqueued, QueueError>;
 
     /// Enqueues `request`, which has a tick, if that is after the job's last tick and at most a minute ahead of the

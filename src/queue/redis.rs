@@ -19,7 +19,7 @@ use self::scripts::{BACK, CLAIM, DEAD, ENQUEUE, FORGET, SETTLE, START, STATS, TI
 
 use super::{
     AHEAD_MAX, Claim, DEAD_MAX, Dead, Delivery, Enqueued, Queue, QueueError, QueueOptions, Request, Stats, Ticked,
-    entry::rfc3339,
+    entry::{check, rfc3339},
 };
 use crate::{
     ledger::REPORTS_MAX,
@@ -217,6 +217,7 @@ impl Queue for RedisQueue {
     }
 
     async fn enqueue(&self, request: &Request, key: Option<&str>) -> Result<Enqueued, QueueError> {
+        check(request, key)?;
         let mode = request.mode.as_str();
         let merge = key.map(|key| format!("key:{mode}:{}:{key}", request.job)).unwrap_or_default();
         let mut script = self.script(&ENQUEUE);

@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     AHEAD_MAX, Claim, DEAD_MAX, Dead, Delivery, Enqueued, Queue, QueueError, QueueOptions, Request, Stats, Ticked,
-    entry::rfc3339,
+    entry::{check, rfc3339},
 };
 use crate::{
     clock::Clock,
@@ -165,6 +165,7 @@ impl Queue for SqliteQueue {
     }
 
     async fn enqueue(&self, request: &Request, key: Option<&str>) -> Result<Enqueued, QueueError> {
+        check(request, key)?;
         let mut transaction = self.begin().await?;
         let waits = "SELECT id FROM request WHERE consumer IS NULL AND tick IS NULL AND job = ?1 AND mode = ?2
             AND (?3 IS NULL OR merge_key = ?3) ORDER BY id LIMIT 1";

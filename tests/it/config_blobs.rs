@@ -126,9 +126,9 @@ fn each_url_has_its_rule() {
         assert_eq!(errors(&format!("[blobs.a]\nobjects = \"{objects}\"\ncatalog = \"{catalog}\"")), [error]);
     }
     for (objects, error) in [
-        ("s3://A/b", "names the bucket \"A\": must be 3 to 63 small letters, digits, `.` or `-`"),
+        ("s3://A/b", "names a bucket that must be 3 to 63 small letters, digits, `.` or `-`"),
         ("s3://abc/../b", "has a prefix with an empty part, `.` or `..`"),
-        ("s3://abc?endpoint=h:1", "has an endpoint that must be http://host[:port] or https://"),
+        ("s3://abc?endpoint=h:1", "has an endpoint that must be http://host[:port] or https://, without a login"),
         (
             "s3://abc?secret_access_key=x",
             "takes the options endpoint and region only; credentials come from AWS_ACCESS_KEY_ID and the like",

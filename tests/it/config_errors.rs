@@ -267,9 +267,12 @@ fn a_store_says_what_this_version_has() {
         ("citus://h/a/b", "must be citus://[user[:password]@]host[:port]/database"),
         ("cassandra://h", "must be cassandra://[user:password@]host[:port][,host…]/keyspace[?consistency=…&serial=…]"),
         ("dynamodb://pyworkflow", "must be dynamodb://region/table[?endpoint=http://host:port]"),
-        ("dynamodb://EU/app", "names the region \"EU\": must be small letters, digits and `-`"),
-        ("dynamodb://eu-west-1/ab", &format!("names the table \"ab\": {table}")),
-        ("dynamodb://eu-west-1/app?endpoint=h:1", "has an endpoint that must be http://host[:port] or https://"),
+        ("dynamodb://EU/app", "names a region that must be small letters, digits and `-`"),
+        ("dynamodb://eu-west-1/ab", &format!("names a table that {table}")),
+        (
+            "dynamodb://eu-west-1/app?endpoint=h:1",
+            "has an endpoint that must be http://host[:port] or https://, without a login",
+        ),
         (
             "dynamodb://eu-west-1/app?profile=x",
             "takes the option endpoint only; credentials come from AWS_ACCESS_KEY_ID and the like",
@@ -279,6 +282,12 @@ fn a_store_says_what_this_version_has() {
         let errors = errors(&format!("[jobs.x]\nkind = \"retention\"\nstore = \"{store}\""));
         assert_eq!(errors, [format!("janitor.toml:3:9: jobs.x.store = \"{store}\": {error}")]);
     }
+    let login = errors("[jobs.x]\nkind = \"retention\"\nstore = \"dynamodb://eu-west-1/app?endpoint=http://u:p@h:1\"")
+        .remove(0);
+    assert!(
+        login.contains(":***@h:1\": has an endpoint that must be ") && login.ends_with(", without a login"),
+        "{login}"
+    );
 }
 
 #[test]

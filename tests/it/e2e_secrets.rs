@@ -9,12 +9,12 @@ use crate::{
 };
 
 /// Needs no escaping in a URL, and stands in nothing else.
-const PASSWORD: &str = "hunter2hunter2";
+pub const PASSWORD: &str = "hunter2hunter2";
 const JOB: &str =
     "[jobs.old-runs]\nkind = \"retention\"\nschedule = \"every 1s\"\nstore = \"sqlite:none.db\"\nretention_days = 30\n";
 
 /// A line for each subcommand that ends by itself.
-const LINES: [&str; 22] = [
+pub const LINES: [&str; 22] = [
     "init --print",
     "check",
     "check --json",
@@ -39,10 +39,10 @@ const LINES: [&str; 22] = [
     "--version",
 ];
 /// Those that open a blob store.
-const BLOBS: [&str; 6] =
+pub const BLOBS: [&str; 6] =
     ["blobs ls", "blobs verify", "blobs release --task t", "run orphans", "run orphans --json", "check --json"];
 /// Those that open a table of threads.
-const VOLUMES: [&str; 7] = [
+pub const VOLUMES: [&str; 7] = [
     "volumes ls",
     "volumes remove 1",
     "volumes explain 1 --json",
@@ -55,7 +55,7 @@ const VOLUMES: [&str; 7] = [
 const DAEMONS: [(&str, &str); 3] = [("beat", "beat started"), ("worker", "job ended"), ("up", "beat started")];
 
 /// All that `line` prints and logs, at most talkative.
-fn output(cli: &Cli, line: &str, log: &str) -> String {
+pub fn output(cli: &Cli, line: &str, log: &str) -> String {
     let mut command = cli.command();
     command.args(["-vv"]).args(line.split(' ')).env("RUST_LOG", log);
     let output = command.output().unwrap();

@@ -58,9 +58,9 @@ struct Source {
     code: String,
 }
 
-fn sources() -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut folders = vec![root.clone()];
+/// All files of Rust below a folder of the crate.
+fn files(below: &str) -> Vec<PathBuf> {
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(below)];
     let mut files: Vec<PathBuf> = Vec::new();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
@@ -73,6 +73,11 @@ fn sources() -> Vec<Source> {
         }
     }
     files.sort();
+    files
+}
+
+fn sources() -> Vec<Source> {
+    let (root, files) = (Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), files("src"));
     let name = |path: &Path| path.strip_prefix(&root).unwrap().with_extension("").display().to_string();
     let sources = files.iter().map(|path| Source { path: name(path), code: code(&fs::read_to_string(path).unwrap()) });
     // Tests and the suites that are tests may reach for anything; `lib` names all rooms.
@@ -216,6 +221,26 @@ fn few_rooms_name_a_foreign_crate() {
             assert!(!is_named || is_allowed, "src/{}.rs ({own}) names {name}", source.path);
         }
     }
+}
+
+#[test]
+fn one_block_is_unsafe() {
+    // The lint denies all of it, but for who says otherwise.
+    assert!(include_str!("../../Cargo.toml").contains("[lints.rust]\nunsafe_code = \"deny\"\n"));
+    let mut allowed = Vec::new();
+    for path in ["src", "workers", "benches", "tests"].iter().flat_map(|folder| files(folder)) {
+        let text = fs::read_to_string(&path).unwrap();
+        let own = path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap().display().to_string();
+        let is_named = |line: &&str| line.contains("unsafe_code") && own != "tests/it/layers.rs";
+        allowed.extend(text.lines().filter(is_named).map(|line| format!("{own}: {}", line.trim())));
+    }
+    let lease = "src/host/lease.rs: #[expect(unsafe_code, reason = \"no safe function has these commands\")]";
+    assert_eq!(allowed, [lease]);
+    let text = include_str!("../../src/host/lease.rs");
+    let is_block =
+        |line: &&str| line.contains("unsafe {") || line.contains("unsafe fn") || line.contains("unsafe impl");
+    assert_eq!(text.lines().filter(is_block).count(), 1);
+    assert!(text.contains("// SAFETY: "));
 }
 
 #[test]

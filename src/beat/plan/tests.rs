@@ -1,3 +1,5 @@
+mod year;
+
 use std::collections::BTreeMap;
 
 use chrono_tz::Tz;

@@ -51,6 +51,7 @@ macro_rules! queue_conformance {
         $crate::queue_conformance!($answer, $world;
             merges_a_request_that_waits
             merges_by_key
+            refuses_a_name_that_could_not_be_read_again
             does_not_merge_after_delivery
             does_not_merge_ticks_with_requests
             reads_what_any_program_appends
@@ -89,6 +90,12 @@ macro_rules! queue_conformance {
             )*
         }
     };
+}
+
+/// Reads an entry's fields, as every answer does; the error says what is wrong with them.
+#[cfg(any(feature = "redis", feature = "sqlite"))]
+pub fn read(fields: &[(String, String)]) -> Result<Request, String> {
+    Request::read(fields)
 }
 
 fn options(visibility: Duration) -> QueueOptions {

@@ -29,6 +29,19 @@ pub async fn merges_by_key(world: &dyn World) {
     assert!(matches!(queue.enqueue(&apply, Some("x")).await.unwrap(), Enqueued::New(_)), "the first was delivered");
 }
 
+/// A job's name or a key that a worker could not read is refused, and nothing is put on the queue.
+pub async fn refuses_a_name_that_could_not_be_read_again(world: &dyn World) {
+    let queue = world.queue(options(LONG));
+    for (job, key) in [("", None), ("a\nb", None), (&*"a".repeat(201), None), ("a", Some("")), ("a", Some("k\0"))] {
+        let refused = queue.enqueue(&request(job, Mode::Apply), key).await;
+        assert!(matches!(refused, Err(QueueError::Invalid(_))), "{job:?}, {key:?}: {refused:?}");
+    }
+    assert_eq!(queue.stats().await.unwrap().waiting, 0);
+    let longest = "ä".repeat(100);
+    assert!(matches!(queue.enqueue(&request(&longest, Mode::Apply), Some(&longest)).await, Ok(Enqueued::New(_))));
+    assert_eq!(run(&*queue, "w").await.request.job, longest);
+}
+
 /// What was delivered may be past the point where a new request matters, so nothing merges with it.
 pub async fn does_not_merge_after_delivery(world: &dyn World) {
     let queue = world.queue(options(LONG));

@@ -1,7 +1,7 @@
 -- Ends a delivery: its request is gone, or on the dead list where there is a reason; its report is in the ledger.
 -- KEYS stream merge dead reports success | ARGV group me id reason dead_max report reports_max job success_at
 -- An empty reason, report or success_at means none.
-local FIELDS_MAX = 64
+local FIELDS_MAX, BYTES_MAX = 64, 256
 local id, reason, report = ARGV[3], ARGV[4], ARGV[6]
 local mine = owned(id, ARGV[2])
 if not mine then
@@ -11,10 +11,12 @@ if not mine then
 end
 if reason ~= '' then
   local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
-  local fields = entry and entry[2] or {}
-  -- Any program can append: an entry may have more fields than Lua can pass on.
+  local written, fields = entry and entry[2] or {}, {}
+  -- Any program can append: an entry may have more fields than Lua can pass on, and longer ones than a request's, which are
+  -- 200 bytes at most.
+  for i = 1, math.min(#written, FIELDS_MAX) do fields[i] = string.sub(written[i], 1, BYTES_MAX) end
   redis.call('XADD', KEYS[3], 'MAXLEN', ARGV[5], '*', 'id', id, 'reason', reason, 'deliveries', mine[4],
-    unpack(fields, 1, math.min(#fields, FIELDS_MAX)))
+    unpack(fields))
 end
 if report ~= '' then
   redis.call('LPUSH', KEYS[4], report)

@@ -20,6 +20,8 @@ use crate::runs::StoreError;
 
 /// The longest name of a file.
 const NAME_MAX: usize = 255;
+/// The most bytes of a file that are read whole: what is larger is cut short, and so is no JSON.
+const FILE_MAX: usize = 256 << 20;
 /// How many bytes one read asks for at first; most files are smaller.
 const READ_SIZE: usize = 16 * 1024;
 /// The most threads that work on files.
@@ -164,10 +166,11 @@ impl Folder {
         }
     }
 
-    /// Reads a file; `None` where it is not there.
+    /// Reads a file, [`FILE_MAX`] of it at most; `None` where it is not there.
     pub(super) fn read(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
         let mut text = Vec::new();
-        Ok(self.read_pieces(name, |piece| text.extend_from_slice(piece))?.then_some(text))
+        let take = |piece: &[u8]| text.extend_from_slice(&piece[..piece.len().min(FILE_MAX - text.len())]);
+        Ok(self.read_pieces(name, take)?.then_some(text))
     }
 
     /// Removes a file, or a link; `false` where it was not there.
@@ -263,4 +266,18 @@ pub(super) fn by_several<I: Sync, T: Send>(items: &[I], share: usize, work: impl
         let done = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
         done.flatten().collect()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_any_size_is_read_up_to_a_limit() {
+        let temp = tempfile::tempdir().unwrap();
+        let large = std::fs::File::create(temp.path().join("large")).unwrap();
+        large.set_len(FILE_MAX as u64 + 100_000).unwrap();
+        let folder = Folder::root(temp.path(), Arc::new(Faults::default())).unwrap();
+        assert_eq!(folder.read("large").unwrap().unwrap().len(), FILE_MAX);
+    }
 }
