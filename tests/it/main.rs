@@ -55,6 +55,7 @@ mod process;
 mod queue;
 mod redis;
 mod redis_failover;
+mod redis_shapes;
 mod runs;
 mod s3;
 mod seed;
