@@ -24,8 +24,8 @@ use crate::{
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// The pause after the first error of the queue; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_secs(1);
-/// The longest pause after errors of the queue.
-const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// The longest pause after errors of the queue: it is back, and so long after that there are ticks again.
+const PAUSE_MAX: Duration = Duration::from_secs(4);
 /// A clock that moved this much further than the beat slept has leapt.
 const LEAP: TimeDelta = TimeDelta::minutes(1);
 
@@ -134,4 +134,16 @@ fn leapt(clock: &dyn Clock, before: DateTime<Utc>, slept: Duration) -> bool {
 
 fn back_off(pause: &mut Duration) -> Duration {
     std::mem::replace(pause, (*pause * 2).min(PAUSE_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_that_was_away_for_long_is_found_again_within_seconds() {
+        let mut pause = PAUSE_MIN;
+        let pauses: Vec<_> = (0..5).map(|_| back_off(&mut pause).as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 4, 4]);
+    }
 }
