@@ -42,7 +42,7 @@ pub enum Breach {
 /// What is wrong with a history; nothing, where all is well.
 pub fn check(history: &History) -> Vec<Breach> {
     let mut breaches = Vec::new();
-    breaches.extend(doubles(history));
+    breaches.extend(unexcused_doubles(history));
     breaches.extend(lost_ticks(history));
     breaches.extend(reports(history));
     breaches.extend(fences(history));
@@ -67,16 +67,21 @@ impl Fault {
     }
 }
 
-fn doubles(history: &History) -> Vec<Breach> {
+/// The ticks that were executed more than once, with their jobs.
+fn doubles(history: &History) -> impl Iterator<Item = (&str, Millis)> {
     let mut effective: BTreeMap<(&str, Millis), usize> = BTreeMap::new();
     for told in history.told.iter().filter(|told| told.is_effective()) {
         if let Some(tick) = told.tick {
             *effective.entry((told.job.as_str(), tick)).or_default() += 1;
         }
     }
+    effective.into_iter().filter(|(_, count)| *count > 1).map(|(tick, _)| tick)
+}
+
+fn unexcused_doubles(history: &History) -> Vec<Breach> {
     let is_excused = |tick| history.faults.iter().any(|fault| fault.may_forget(tick));
-    let twice = effective.into_iter().filter(|((_, tick), count)| *count > 1 && !is_excused(*tick));
-    twice.map(|((job, tick), _)| Breach::Double { job: job.to_owned(), tick }).collect()
+    let twice = doubles(history).filter(|(_, tick)| !is_excused(*tick));
+    twice.map(|(job, tick)| Breach::Double { job: job.to_owned(), tick }).collect()
 }
 
 /// The ticks of each job that became requests.
@@ -191,10 +196,11 @@ fn deletes(history: &History) -> Vec<Breach> {
     breaches
 }
 
-/// When each fence was raised.
+/// When each fence was had: it is that instant by Redis' clock, as a rule, and was raised in the store a moment later.
 fn raised(history: &History) -> BTreeMap<(&str, u64), Millis> {
     let raised = history.seen.iter().filter(|seen| seen.run.is_none());
-    raised.map(|seen| ((seen.job.as_str(), seen.fence), seen.at)).collect()
+    let had = |seen: &Seen| seen.at.min(Millis::try_from(seen.fence).unwrap_or(Millis::MAX));
+    raised.map(|seen| ((seen.job.as_str(), seen.fence), had(seen))).collect()
 }
 
 /// The executions that have no report, each with when it began.
@@ -229,6 +235,8 @@ pub struct Summary {
     pub made_up: usize,
     /// Executions that ended without a report, because of a fault.
     pub cut_short: usize,
+    /// Ticks that were executed more than once, because Redis forgot.
+    pub doubled: usize,
     /// Requests by hand.
     pub by_hand: usize,
 }
@@ -247,6 +255,7 @@ impl Summary {
             busy: ticked(Outcome::Busy),
             made_up: missing(history).len(),
             cut_short: unreported(history).len(),
+            doubled: doubles(history).count(),
             by_hand: history.asked.iter().filter(|asked| asked.tick.is_none()).count(),
         }
     }
@@ -254,11 +263,11 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { ticks, effective, superseded, busy, made_up, cut_short, by_hand } = self;
+        let Self { ticks, effective, superseded, busy, made_up, cut_short, doubled, by_hand } = self;
         write!(
             f,
-            "{ticks} ticks, {effective} executed, {superseded} superseded, {busy} busy, {made_up} collapsed while beats were \
-             away; {cut_short} executions cut short, {by_hand} requests by hand"
+            "{ticks} ticks, {effective} executed, {doubled} of them twice, {superseded} superseded, {busy} busy, {made_up} \
+             collapsed while beats were away; {cut_short} executions cut short, {by_hand} requests by hand"
         )
     }
 }

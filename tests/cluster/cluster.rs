@@ -250,6 +250,7 @@ impl Cluster {
 
     /// Ends the beats, lets the workers finish what was asked for, ends them, and judges what they all did.
     pub async fn prove(mut self) -> History {
+        self.more(TICKS.saturating_sub(self.effective.len())).await;
         for host in &mut self.hosts {
             host.stop_all(&[Part::Beat]).await;
             if host.parts().contains(&Part::Up) {
