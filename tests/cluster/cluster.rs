@@ -105,7 +105,7 @@ pub struct Plan {
 impl Default for Plan {
     fn default() -> Self {
         let (redis, head, tail) = (String::new(), String::new(), String::new());
-        Self { redis, through: None, head, tail, is_postgres: false, jobs: 12, every_secs: 1, due: 600 }
+        Self { redis, through: None, head, tail, is_postgres: false, jobs: 20, every_secs: 2, due: 400 }
     }
 }
 
@@ -184,10 +184,11 @@ impl Cluster {
         self.random.random_range(0..self.hosts.len())
     }
 
-    /// Waits for a moment amid the work that each second begins with.
+    /// Waits for a moment amid the work that each tick begins.
     pub async fn strike(&mut self) {
-        let into = u64::try_from(now() % 1_000).unwrap();
-        sleep(Duration::from_millis(1_000 - into + self.random.random_range(50..400))).await;
+        let every = self.history.every;
+        let wait = every - now() % every + self.random.random_range(50..400);
+        sleep(Duration::from_millis(u64::try_from(wait).unwrap())).await;
     }
 
     /// Waits until so many more ticks have been executed.
@@ -253,12 +254,15 @@ impl Cluster {
         self.more(TICKS.saturating_sub(self.effective.len())).await;
         for host in &mut self.hosts {
             host.stop_all(&[Part::Beat]).await;
-            if host.parts().contains(&Part::Up) {
-                host.stop(Part::Up).await;
-                host.start(Part::Worker);
-            }
         }
         self.history.until = now();
+        for host in 0..self.hosts.len() {
+            if self.hosts[host].parts().contains(&Part::Up) {
+                self.harm(Harm::of("SIGTERM"), async |cluster: &mut Self| cluster.hosts[host].stop(Part::Up).await)
+                    .await;
+                self.hosts[host].start(Part::Worker);
+            }
+        }
         self.is_idle().await;
         for host in &mut self.hosts {
             host.stop_all(&[Part::Worker]).await;
@@ -334,7 +338,7 @@ fn config(plan: &Plan, host: &str, proxy: Option<&Proxy>, stores: &[Audited]) ->
     let (lease, every) = (LEASE.as_secs(), plan.every_secs);
     let _ = writeln!(
         text,
-        "[worker]\nhost = \"{host}\"\nlock_ttl = \"{lease}s\"\nvisibility = \"{lease}s\"\nmax_deliveries = 20\nconcurrency = 12"
+        "[worker]\nhost = \"{host}\"\nlock_ttl = \"{lease}s\"\nvisibility = \"{lease}s\"\nmax_deliveries = 20\nconcurrency = 20"
     );
     for Audited { job, url, .. } in stores {
         let _ = writeln!(

@@ -41,8 +41,9 @@ CREATE TRIGGER audit_delete AFTER DELETE ON workflow_runs FOR EACH ROW EXECUTE F
 /// Runs that must go, and one that must stay.
 const POSTGRES_RUNS: &str = "
 INSERT INTO workflow_runs (run_id, workflow_name, status, created_at, updated_at)
-SELECT 'due-' || i, 'flow', 'completed', '2020-01-01'::timestamptz + i * interval '1 minute', '2020-01-02' FROM generate_series(1, $1) AS i
-UNION ALL SELECT 'keep-1', 'flow', 'running', '2020-01-01', '2020-01-02'";
+SELECT 'due-' || i, 'flow', 'completed', at, at
+FROM generate_series(1, $1) AS i, LATERAL (SELECT '2020-01-01'::timestamptz + i * interval '1 minute' AS at) AS a
+UNION ALL SELECT 'keep-1', 'flow', 'running', '2020-01-01'::timestamptz, '2020-01-02'::timestamptz";
 
 const AUDIT: &str = "SELECT at, fence, run_id FROM audit ORDER BY seq";
 

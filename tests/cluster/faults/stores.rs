@@ -16,7 +16,7 @@ const AWAY: Duration = Duration::from_secs(4);
 
 async fn is_harmless(name: &'static str, way: Way) {
     let server = RedisServer::start().await;
-    let mut cluster = Cluster::start(name, Plan { is_postgres: true, ..over(&server) }).await;
+    let mut cluster = Cluster::start(name, Plan { is_postgres: true, jobs: 10, ..over(&server) }).await;
     for _ in 0..2 {
         cluster
             .harm(Harm::of(name).mutes_store(), async |cluster: &mut Cluster| {
