@@ -344,7 +344,7 @@ fn config(plan: &Plan, host: &str, proxy: Option<&Proxy>, stores: &[Audited]) ->
         let _ = writeln!(
             text,
             "[jobs.{job}]\nkind = \"retention\"\nschedule = \"every {every}s\"\nstore = \"{url}\"\nretention_days = 30\n\
-             batch_size = 1\nbatch_time = \"10ms\"\nbatch_pause = \"100ms\"\nrun_limit = {RUN_LIMIT}"
+             batch_size = 1\nbatch_pause = \"100ms\"\nrun_limit = {RUN_LIMIT}"
         );
     }
     text + &plan.tail.replace("{host}", host)
