@@ -116,26 +116,26 @@ fn lost_ticks(history: &History) -> Vec<Breach> {
 }
 
 fn reports(history: &History) -> Vec<Breach> {
-    let mut by_request: BTreeMap<&str, usize> = BTreeMap::new();
+    // Each host's own queue counts for itself: an id alone may be another job's.
+    let mut by_request: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     let mut by_tick: BTreeSet<(&str, Millis)> = BTreeSet::new();
     for told in &history.told {
         if let Some(request) = &told.request {
-            *by_request.entry(request).or_default() += 1;
+            *by_request.entry((told.job.as_str(), request.as_str())).or_default() += 1;
         }
         by_tick.extend(told.tick.map(|tick| (told.job.as_str(), tick)));
     }
     let mut breaches = Vec::new();
     for Asked { job, tick, id, at } in &history.asked {
-        let is_told =
-            by_request.contains_key(id.as_str()) || tick.is_some_and(|tick| by_tick.contains(&(job.as_str(), tick)));
+        let is_told = by_request.contains_key(&(job.as_str(), id.as_str()))
+            || tick.is_some_and(|tick| by_tick.contains(&(job.as_str(), tick)));
         if !is_told && !history.faults.iter().any(|fault| fault.may_forget(*at)) {
             breaches.push(Breach::NoReport { job: job.clone(), id: id.clone() });
         }
     }
     for told in &history.told {
         let Some(id) = &told.request else { continue };
-        if by_request.get(id.as_str()).is_some_and(|count| *count > 1) {
-            by_request.remove(id.as_str());
+        if by_request.remove(&(told.job.as_str(), id.as_str())).is_some_and(|count| count > 1) {
             breaches.push(Breach::TwoReports { job: told.job.clone(), id: id.clone() });
         }
     }

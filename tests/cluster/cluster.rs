@@ -201,7 +201,10 @@ impl Cluster {
                 return;
             }
             let (name, had) = (self.name, self.effective.len());
-            assert!(Instant::now() < deadline, "{name}: {had} ticks executed, and not {wanted}, after {COMES_MAX:?}");
+            if Instant::now() > deadline {
+                let tails: Vec<_> = self.hosts.iter().map(Host::tails).collect();
+                panic!("{name}: {had} ticks executed, and not {wanted}, after {COMES_MAX:?}\n{}", tails.concat());
+            }
             sleep(LOOK).await;
         }
     }

@@ -173,6 +173,15 @@ impl Host {
         serde_json::from_str(&stdout).unwrap()
     }
 
+    /// The ends of its logs.
+    pub fn tails(&self) -> String {
+        self.logs
+            .iter()
+            .map(|(log, _)| format!("{} {}:\n{}\n", self.name, log.display(), tail(log)))
+            .collect::<Vec<_>>()
+            .concat()
+    }
+
     /// The lines that its processes have logged since this was last asked.
     pub fn news(&mut self) -> Vec<Value> {
         let mut news = Vec::new();

@@ -160,6 +160,8 @@ fn a_request_with_two_reports_is_refused() {
     let skipped = Told { outcome: Outcome::Skipped, fence: None, deleted: 0, ..told(2) };
     let found = breaches(|history| history.told.push(skipped));
     assert_eq!(found, [Breach::TwoReports { job: job(), id: "request 2".to_owned() }]);
+    let of_another = Told { job: "k@host".to_owned(), ..told(2) };
+    assert_eq!(breaches(|history| history.told.push(Told { deleted: 0, ..of_another })), [], "on a queue of its own");
 }
 
 #[test]

@@ -64,7 +64,7 @@ impl Feed {
              [jobs.disk]\nkind = \"disk\"\nschedule = \"every {every_secs}s\"\ninitial_delay = \"1s\"\n\
              root = \"{folder}/{{host}}/root\"\n\
              event_logs = [{{ path = \"events.jsonl\", max_size = \"20KB\", keep_lines = 50 }}]\n\
-             media = {{ paths = [\"images\"], max_age = \"1s\" }}\nremote = {{ objects = \"file://{folder}/{{host}}/cdn\" }}\n\
+             media = {{ paths = [\"images\"], max_age = \"1s\", pressure_age = \"1s\" }}\nremote = {{ objects = \"file://{folder}/{{host}}/cdn\" }}\n\
              [jobs.volumes]\nkind = \"volumes\"\nschedule = \"every {every_secs}s\"\nengine = \"{engine}\"\n\
              marks = \"sqlite://{folder}/threads.db\"\ntable = {{ name = \"threads\", closed = \"closed\" }}\n\
              volume = \"{PREFIX}{{id}}\"\n"
