@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Janitor,
-    beat::plan::{Due, Planner},
+    beat::plan::{Due, Plan, Planner},
     clock::Clock,
     config::{JobConfig, JobKind},
     queue::{Request, Ticked},
@@ -24,8 +24,8 @@ use crate::{
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// The pause after the first error of the queue; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_secs(1);
-/// The longest pause after errors of the queue.
-const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// The longest pause after errors of the queue: it is back, and so long after that there are ticks again.
+const PAUSE_MAX: Duration = Duration::from_secs(4);
 /// A clock that moved this much further than the beat slept has leapt.
 const LEAP: TimeDelta = TimeDelta::minutes(1);
 
@@ -67,7 +67,8 @@ async fn beat(janitor: &Janitor, is_ours: impl Fn(&JobConfig) -> bool, stop: Can
         let sleep = match ended {
             Ok(true) => {
                 pause = PAUSE_MIN;
-                until(planner.plan(clock.now()).wake, clock.now())
+                let now = clock.now();
+                rest(&planner.plan(now), now)
             }
             Ok(false) => back_off(&mut pause),
             Err(error) => {
@@ -121,9 +122,13 @@ async fn offer(janitor: &Janitor, planner: &mut Planner, Due { job, tick }: Due)
     Ok(true)
 }
 
-/// How long to sleep until `wake`, never longer than [`SLEEP_MAX`].
-fn until(wake: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Duration {
-    wake.map_or(SLEEP_MAX, |wake| (wake - now).to_std().unwrap_or_default().min(SLEEP_MAX))
+/// How long to sleep at `now`, never longer than [`SLEEP_MAX`]; not at all where a tick came due during the round before.
+fn rest(plan: &Plan, now: DateTime<Utc>) -> Duration {
+    if plan.due.is_empty() {
+        plan.wake.map_or(SLEEP_MAX, |wake| (wake - now).to_std().unwrap_or_default().min(SLEEP_MAX))
+    } else {
+        Duration::ZERO
+    }
 }
 
 /// Whether the clock moved further from `before` than time went by.
@@ -134,4 +139,27 @@ fn leapt(clock: &dyn Clock, before: DateTime<Utc>, slept: Duration) -> bool {
 
 fn back_off(pause: &mut Duration) -> Duration {
     std::mem::replace(pause, (*pause * 2).min(PAUSE_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tick_that_came_due_during_a_round_is_not_slept_over() {
+        let now = DateTime::UNIX_EPOCH;
+        let wake = Some(now + TimeDelta::milliseconds(300));
+        let due = vec![Due { job: 0, tick: now }];
+        assert_eq!(rest(&Plan { due: Vec::new(), wake }, now), Duration::from_millis(300));
+        assert_eq!(rest(&Plan { due: due.clone(), wake }, now), Duration::ZERO);
+        assert_eq!(rest(&Plan { due, wake: None }, now), Duration::ZERO);
+        assert_eq!(rest(&Plan::default(), now), SLEEP_MAX);
+    }
+
+    #[test]
+    fn a_queue_that_was_away_for_long_is_found_again_within_seconds() {
+        let mut pause = PAUSE_MIN;
+        let pauses: Vec<_> = (0..5).map(|_| back_off(&mut pause).as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 4, 4]);
+    }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use sqlx::{
-    SqlitePool,
+    Connection, SqlitePool,
     error::DatabaseError,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -104,7 +104,12 @@ async fn connect(path: &Path) -> Result<SqlitePool, sqlx::Error> {
 }
 
 fn pool_of(connections_max: u32) -> SqlitePoolOptions {
-    SqlitePoolOptions::new().max_connections(connections_max).acquire_timeout(CONNECTION_MAX)
+    SqlitePoolOptions::new()
+        .max_connections(connections_max)
+        .acquire_timeout(CONNECTION_MAX)
+        // Where the disk is full SQLite itself takes a transaction back, and the driver loses count: it would refuse to begin
+        // another one on that connection for ever.
+        .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
 }
 
 /// SQLite's primary result code: the low byte, the rest tells its variants apart.

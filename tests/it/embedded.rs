@@ -6,6 +6,8 @@ use apalis_janitor::{
     clock::SystemClock,
     embedded::{self, EmbeddedError, FILE},
     lock::{Lock, LockError, LockKey, Token, sqlite::SqliteLock},
+    queue::{Queue, QueueOptions, Request, sqlite::SqliteQueue},
+    report::Mode,
 };
 use futures::future::join_all;
 use tempfile::TempDir;
@@ -106,4 +108,28 @@ async fn a_full_file_is_an_error_of_the_lock_and_not_a_free_lock() {
     let error = lock.acquire(&long, &Token::random(), TTL).await.expect_err("it is full");
     assert!(matches!(&error, LockError::Unavailable(source) if source.to_string().contains("full")), "{error:?}");
     assert_eq!(lock.held_for(&long).await.expect("an answer"), None);
+}
+
+#[tokio::test]
+async fn a_commit_that_a_full_disk_refused_leaves_no_connection_of_no_use() {
+    let folder = folder();
+    let pool = embedded::open(folder.path()).await.expect("a new file");
+    let count = pool.options().get_max_connections();
+    let mut connections = join_all((0..count).map(|_| pool.acquire())).await;
+    for connection in &mut connections {
+        let connection = connection.as_mut().expect("a connection");
+        // SQLite takes the transaction back by itself, as it does where the disk is full.
+        let mut refusals = 1..2;
+        connection.lock_handle().await.expect("a connection").set_commit_hook(move || refusals.next().is_none());
+    }
+    drop(connections);
+    let options = QueueOptions { visibility: TTL, max_deliveries: 3, backlog_max: 10_000 };
+    let queue = SqliteQueue::new(pool, options, Arc::new(SystemClock));
+    let request = Request { job: "j".to_owned(), mode: Mode::Apply, tick: None };
+    let mut refused = 0;
+    while let Err(error) = queue.enqueue(&request, None).await {
+        refused += 1;
+        assert!(refused <= count, "each connection is refused once: {error:?}");
+    }
+    assert!(refused > 0, "no commit was refused");
 }

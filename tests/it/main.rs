@@ -59,6 +59,7 @@ mod process;
 mod queue;
 mod redis;
 mod redis_failover;
+mod redis_shapes;
 mod runs;
 mod s3;
 mod seed;
