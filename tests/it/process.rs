@@ -114,6 +114,11 @@ pub struct Process {
 impl Process {
     /// Starts `janitor <line>` in the folder of `cli`.
     pub fn start(cli: &Cli, line: &str) -> Self {
+        Self::start_with(cli, line, &[])
+    }
+
+    /// Starts it with these variables in its environment.
+    pub fn start_with(cli: &Cli, line: &str, variables: &[(&str, &str)]) -> Self {
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let files = ["out", "err"].map(|kind| cli.path().join(format!("{number}.{kind}")));
         let to = |path| Stdio::from(File::create(path).unwrap());
@@ -122,7 +127,8 @@ impl Process {
             .args(line.split_whitespace())
             .current_dir(cli.path())
             .env_remove("JANITOR_CONFIG")
-            .env_remove("RUST_LOG");
+            .env_remove("RUST_LOG")
+            .envs(variables.iter().copied());
         let child = command.stdin(Stdio::null()).stdout(to(&files[0])).stderr(to(&files[1])).spawn().unwrap();
         Self { child, files }
     }
