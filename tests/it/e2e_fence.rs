@@ -31,7 +31,7 @@ use crate::{
 /// How often it is tried with each store, unless the environment says so.
 const TRIES: usize = 4;
 /// The most holders that are frozen at once, each of a store of its own.
-const AT_ONCE: usize = 10;
+const AT_ONCE: usize = 5;
 /// How many runs are due in each store when its holder starts.
 const DUE: usize = 120;
 /// How many of them the others take while the holder is frozen.
@@ -99,7 +99,7 @@ struct Tried {
     deletes: usize,
     /// Those of them that only the store's own fence kept from it.
     fenced: usize,
-    /// Holders that were frozen amid a write, which let nobody else in: they are not stale.
+    /// Holders that were frozen amid a write, which let nobody else in, or that had ended: they are not stale.
     alone: usize,
 }
 
@@ -125,7 +125,7 @@ async fn is_never_swept_by_who_is_stale(name: &str, make: impl AsyncFn() -> Plac
     }
     let Tried { tries, deletes, fenced, alone } = tried;
     println!(
-        "{name}: {tries} stale holders, {} frozen at once: {deletes} stale deletes; the store itself refused {fenced}; {alone} more let nobody in",
+        "{name}: {tries} stale holders, {} frozen at once: {deletes} stale deletes; the store itself refused {fenced}; {alone} more were not stale",
         places.len()
     );
     assert_eq!(deletes, 0, "{name}: who was stale deleted something");
@@ -139,17 +139,19 @@ async fn freeze_all(redis: &RedisServer, cli: &Cli, places: &[Place], tried: &mu
             .collect()
     };
     let holders = start("");
-    for place in places {
-        comes("a first deleted run", async || place.runs().await < DUE).await;
+    for (holder, place) in holders.iter().zip(places) {
+        comes("a first deleted run", async || place.runs().await < DUE || is_lost(holder)).await;
     }
     holders.iter().for_each(|holder| holder.signal(Signal::STOP));
+    // On a machine that is too busy to renew a lock some end by themselves: they are no try.
+    let were_amid: Vec<_> = holders.iter().map(|holder| !is_lost(holder)).collect();
     let locks: Vec<_> = (0..places.len()).map(|job| format!("{{janitor}}:lock:job-{job}")).collect();
     let asked: Vec<_> = std::iter::once("EXISTS").chain(locks.iter().map(String::as_str)).collect();
     comes("locks that have lapsed", async || redis.cli(&asked).await == "0").await;
     let mut got_in = Vec::new();
-    for other in start(" --config others.toml") {
+    for (other, was_amid) in start(" --config others.toml").into_iter().zip(were_amid) {
         // Limited: it took what it may.
-        got_in.push(other.end().await.code == Some(5));
+        got_in.push(other.end().await.code == Some(5) && was_amid);
     }
     let mut before = Vec::new();
     for place in places {
@@ -170,9 +172,13 @@ async fn freeze_all(redis: &RedisServer, cli: &Cli, places: &[Place], tried: &mu
     }
 }
 
+fn is_lost(holder: &Process) -> bool {
+    holder.log().contains("lock lost")
+}
+
 /// A job for each store.
 fn config(redis: &RedisServer, places: &[Place], keys: &str) -> String {
-    let mut text = format!("[redis]\nurl = \"{}\"\n[worker]\nlock_ttl = \"1s\"\n", redis.url());
+    let mut text = format!("[redis]\nurl = \"{}\"\n[worker]\nlock_ttl = \"2s\"\n", redis.url());
     for (job, Place { url, .. }) in places.iter().enumerate() {
         write!(text, "[jobs.job-{job}]\nkind = \"retention\"\nstore = \"{url}\"\nretention_days = 30\n{keys}\n")
             .unwrap();
