@@ -86,7 +86,7 @@ pub async fn drain(requests: usize) {
         beside(&world, Some("k")).await
     );
     let config = format!(
-        "[redis]\nurl = \"{}\"\n[jobs.{JOB}]\nkind = \"retention\"\nstore = \"memory:\"\nretention_days = 30\n",
+        "[redis]\nurl = \"{}\"\n[worker]\nconcurrency = 8\n[jobs.{JOB}]\nkind = \"retention\"\nstore = \"memory:\"\nretention_days = 30\n",
         world.server.url()
     );
     let began = Instant::now();
@@ -119,7 +119,7 @@ async fn beside(world: &World, key: Option<&str>) -> Duration {
     let queue = world.queue_of(u64::MAX);
     let request = Request { job: JOB.to_owned(), mode: Mode::Apply, tick: None };
     // Connects, and tells the server the script.
-    queue.enqueue(&request, Some("first")).await.unwrap();
+    queue.enqueue(&Request { mode: Mode::DryRun, ..request.clone() }, None).await.unwrap();
     let began = Instant::now();
     queue.enqueue(&request, key).await.unwrap();
     began.elapsed()
