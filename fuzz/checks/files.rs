@@ -75,7 +75,7 @@ async fn sweep(folder: &Path, run: &[u8]) {
 /// that few of those are tried.
 fn references(folder: &Path, text: &[u8]) {
     let is_whole = serde_json::from_slice::<&serde_json::value::RawValue>(text.trim_ascii_start()).is_ok();
-    if !is_whole && text.len() % 16 != 0 {
+    if !is_whole && !text.len().is_multiple_of(16) {
         return;
     }
     let path = folder.join("posts.json");

@@ -172,9 +172,10 @@ pub trait Queue: Send + Sync + Debug {
     /// How it behaves.
     fn options(&self) -> QueueOptions;
 
-    /// Puts a request by hand (its tick is not kept) on the queue, or merges it with one for the same job and mode (with `key`: of the same key) that
-    /// is still waiting. Ticks and manual requests never merge with each other. The job's name and the key have 200 bytes at
-    /// most, and no control character.
+    /// Puts a request by hand (its tick is not kept) on the queue, or merges it with one for the same job and mode (with
+    /// `key`: of the same key) that is still waiting; without a key that is looked for among the newest 10,000 at least.
+    /// Ticks and manual requests never merge with each other. The job's name and the key have 200 bytes at most, and no
+    /// control character.
     async fn enqueue(&self, request: &Request, key: Option<&str>) -> Result<Enqueued, QueueError>;
 
     /// Enqueues `request`, which has a tick, if that is after the job's last tick and at most a minute ahead of the

@@ -4,6 +4,7 @@
 //! how often it was delivered is in the group's pending list, so a crash and an error count alike. A delivery that is
 //! given back stays there too, under the consumer `given-back`, and grows stale when it is due.
 
+mod entries;
 mod scripts;
 
 use std::{
@@ -15,10 +16,12 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use redis::{AsyncCommands, FromRedisValue, RedisError, Script, ScriptInvocation, aio::MultiplexedConnection};
 
-use self::scripts::{BACK, CLAIM, DEAD, ENQUEUE, FORGET, SETTLE, START, STATS, TICK, TOUCH};
-
+use self::{
+    entries::{Fields, dead_entry, delivered},
+    scripts::{BACK, CLAIM, DEAD, ENQUEUE, FORGET, SETTLE, START, STATS, TICK, TOUCH},
+};
 use super::{
-    AHEAD_MAX, Claim, DEAD_MAX, Dead, Delivery, Enqueued, Queue, QueueError, QueueOptions, Request, Stats, Ticked,
+    AHEAD_MAX, Claim, DEAD_MAX, Dead, Enqueued, Queue, QueueError, QueueOptions, Request, Stats, Ticked,
     entry::{check, rfc3339},
 };
 use crate::{
@@ -38,8 +41,6 @@ const SILENT_MAX: Duration = Duration::from_mins(10);
 /// Merge keys whose entries were deleted by hand go after so long without a new one.
 const MERGE_TTL: Duration = Duration::from_hours(30 * 24);
 
-type Fields = Vec<(Vec<u8>, Vec<u8>)>;
-
 /// The queue `default` of a namespace, or that of a host. Needs Redis 6.2 or newer.
 #[derive(Clone, Debug)]
 pub struct RedisQueue {
@@ -54,7 +55,7 @@ pub struct RedisQueue {
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Connections on which nobody waits just now; a blocking read needs one of its own.
+    /// Connections on which nobody waits just now. A blocking read needs one of its own, and a settling saves a round trip.
     readers: Mutex<Vec<Reader>>,
     /// Before this, nobody looks for stale deliveries again.
     next_check: Mutex<Option<Instant>>,
@@ -114,6 +115,25 @@ impl RedisQueue {
             Some(reader) => Ok(reader),
             None => self.link.dedicated(self.block()).await.map(Reader),
         }
+    }
+
+    /// Works on a connection of its own. Unlike a pooled one it is not asked first whether it is still good, which is as long
+    /// as the work: for callers that try again.
+    async fn on_reader<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut Reader) -> Result<T, RedisError>,
+    ) -> Result<T, QueueError> {
+        let answered = async {
+            let mut reader = self.reader().await?;
+            let answer = work(&mut reader).await?;
+            lock(&self.shared.readers).push(reader);
+            Ok(answer)
+        };
+        answered.await.map_err(|error: RedisError| {
+            // What is wrong with one is likely wrong with the others.
+            lock(&self.shared.readers).clear();
+            QueueError::unavailable(error)
+        })
     }
 
     /// Says once in a while that it is time, and sets when it is the next time.
@@ -187,7 +207,7 @@ impl RedisQueue {
         script.key(self.dead_key()).key(self.link.key(&format!("reports:{job}"))).key(self.link.key("success"));
         script.arg(me).arg(id).arg(reason).arg(DEAD_MAX).arg(body).arg(REPORTS_MAX).arg(job);
         script.arg(success.map(|report| rfc3339(report.started_at)).unwrap_or_default());
-        self.call(&script).await
+        self.on_reader(async |reader| script.invoke_async(&mut reader.0).await).await
     }
 
     async fn give_back(&self, me: &str, id: &str, pause: Duration, uncount: bool) -> Result<bool, QueueError> {
@@ -261,16 +281,9 @@ impl Queue for RedisQueue {
         if Self::is_time(&self.shared.next_forget, SILENT_MAX) {
             self.leave("").await?;
         }
-        let claimed = async {
-            let mut reader = self.reader().await?;
-            let claim = self.claim_on(&mut reader, me, busy).await?;
-            lock(&self.shared.readers).push(reader);
-            Ok(claim)
-        };
-        claimed.await.map_err(|error: RedisError| {
+        self.on_reader(async |reader| self.claim_on(reader, me, busy).await).await.inspect_err(|_| {
             // After an outage the owners speak first: what looks stale may still run.
             *lock(&self.shared.next_check) = Some(Instant::now() + self.options.visibility / 3);
-            QueueError::unavailable(error)
         })
     }
 
@@ -348,35 +361,6 @@ impl Queue for RedisQueue {
     fn of_host(&self, host: &str) -> Option<Arc<dyn Queue>> {
         Some(Arc::new(self.at_host(host)))
     }
-}
-
-fn delivered(id: String, fields: &Fields, number: u32) -> Claim {
-    match Request::read(&text(fields)) {
-        Ok(request) => Claim::Run(Delivery { id, request, number }),
-        Err(reason) => Claim::Unreadable { id, reason },
-    }
-}
-
-/// The fields as text; bytes that are none cannot make a name that we know.
-fn text(fields: &Fields) -> Vec<(String, String)> {
-    let one = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
-    fields.iter().map(|(name, value)| (one(name), one(value))).collect()
-}
-
-/// Reads an entry of the dead list, which begins with `id`, `reason` and `deliveries`.
-fn dead_entry(at: &str, fields: &Fields) -> Result<Dead, QueueError> {
-    let unreadable = || QueueError::unavailable(format!("the dead list's entry {at} is not ours"));
-    let mut fields = text(fields);
-    let original = if fields.len() < 3 { return Err(unreadable()) } else { fields.split_off(3) };
-    let [id, reason, deliveries] = <[(String, String); 3]>::try_from(fields).map_err(|_| unreadable())?;
-    let millis = at.split_once('-').and_then(|(millis, _)| millis.parse().ok());
-    Ok(Dead {
-        id: id.1,
-        reason: reason.1,
-        deliveries: deliveries.1.parse().map_err(|_| unreadable())?,
-        at: millis.and_then(DateTime::from_timestamp_millis).ok_or_else(unreadable)?,
-        fields: original,
-    })
 }
 
 fn full(waiting: &str) -> QueueError {

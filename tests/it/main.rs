@@ -35,6 +35,7 @@ mod disk_rotate;
 mod docker;
 mod dynamodb;
 mod e2e_embedded;
+mod e2e_fence;
 mod e2e_kill;
 mod e2e_library;
 mod e2e_redis;

@@ -117,8 +117,8 @@ impl Process {
         Self::start_with(cli, line, &[])
     }
 
-    /// The same with these variables.
-    pub fn start_with(cli: &Cli, line: &str, env: &[(&str, &str)]) -> Self {
+    /// Starts it with these variables in its environment.
+    pub fn start_with(cli: &Cli, line: &str, variables: &[(&str, &str)]) -> Self {
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let files = ["out", "err"].map(|kind| cli.path().join(format!("{number}.{kind}")));
         let to = |path| Stdio::from(File::create(path).unwrap());
@@ -128,7 +128,7 @@ impl Process {
             .current_dir(cli.path())
             .env_remove("JANITOR_CONFIG")
             .env_remove("RUST_LOG")
-            .envs(env.iter().copied());
+            .envs(variables.iter().copied());
         let child = command.stdin(Stdio::null()).stdout(to(&files[0])).stderr(to(&files[1])).spawn().unwrap();
         Self { child, files }
     }

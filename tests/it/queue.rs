@@ -2,15 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use apalis_janitor::{
     clock::SystemClock,
     embedded,
     link::Link,
-    queue::{Queue, QueueOptions, conformance::World, redis::RedisQueue, sqlite::SqliteQueue},
+    queue::{Enqueued, Queue, QueueOptions, Request, conformance::World, redis::RedisQueue, sqlite::SqliteQueue},
     queue_conformance,
-    report::Report,
+    report::{Mode, Report},
 };
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -107,3 +107,21 @@ queue_conformance!(on_redis, RedisWorld::start().await);
 queue_conformance!(on_a_cluster, RedisWorld::start_cluster().await);
 queue_conformance!(with_least_privileges, RedisWorld::start_with_least().await);
 queue_conformance!(on_sqlite, SqliteWorld::start().await);
+
+/// Behind a long backlog the search would keep every other client of the server waiting.
+#[tokio::test]
+async fn a_request_merges_with_one_of_the_newest_that_wait() {
+    let world = RedisWorld::start().await;
+    let options = QueueOptions { visibility: Duration::from_mins(1), max_deliveries: 3, backlog_max: 100_000 };
+    let queue = world.queue(options);
+    let others = async |count: &str| {
+        let append = "for _ = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'job', 'other', 'mode', 'apply') end";
+        world.server.cli(&["EVAL", append, "1", "{janitor}:queue:default", count]).await;
+    };
+    let request = Request { job: "a".to_owned(), mode: Mode::Apply, tick: None };
+    let Enqueued::New(id) = queue.enqueue(&request, None).await.unwrap() else { panic!("nothing waited") };
+    others("9999").await;
+    assert_eq!(queue.enqueue(&request, None).await.unwrap(), Enqueued::Merged(id));
+    others("1").await;
+    assert!(matches!(queue.enqueue(&request, None).await.unwrap(), Enqueued::New(_)));
+}

@@ -67,12 +67,13 @@ impl Fetcher {
                 return false;
             }
             let is_alone = self.alone.as_ref().is_some_and(|id| self.consumer.holds(id));
-            let is_full = self.consumer.held() >= self.concurrency;
-            if self.slot.is_wanted() && !is_alone && !is_full && !self.consumer.worker.is_paused() {
+            let is_full = is_alone || self.consumer.held() >= self.concurrency;
+            if self.slot.is_wanted() && !is_full && !self.consumer.worker.is_paused() {
                 return true;
             }
             tokio::select! {
-                () = self.slot.wanted() => {}
+                // The worker wants the next one as soon as it has one: to wake for that while it is full costs as much as a job.
+                () = self.slot.wanted(), if !is_full => {}
                 () = self.consumer.released.notified() => {}
                 () = self.stop.cancelled() => {}
                 () = time::sleep(LOOK) => {}

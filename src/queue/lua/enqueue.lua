@@ -3,6 +3,8 @@
 local stream, merge = KEYS[1], KEYS[2]
 local job, mode, key = ARGV[3], ARGV[4], ARGV[5]
 local PAGE = 500
+-- How many of the newest entries that wait are looked through for the same request: nobody else is served meanwhile.
+local SEARCH_MAX = 10000
 
 local function same(fields)
   local entry = {}
@@ -11,15 +13,16 @@ local function same(fields)
 end
 
 local function waiting_by_request()
-  local after = '(' .. last_delivered()
-  while true do
-    local page = redis.call('XRANGE', stream, after, '+', 'COUNT', PAGE)
+  local after, before = '(' .. last_delivered(), '+'
+  for _ = 1, SEARCH_MAX / PAGE do
+    local page = redis.call('XREVRANGE', stream, before, after, 'COUNT', PAGE)
     for _, entry in ipairs(page) do
       if same(entry[2]) then return entry[1] end
     end
     if #page < PAGE then return nil end
-    after = '(' .. page[#page][1]
+    before = '(' .. page[#page][1]
   end
+  return nil
 end
 
 local function waiting_by_key()

@@ -120,10 +120,15 @@ impl<'a> Planned<'a> {
                 continue;
             }
             let folder = home.below(&name)?;
-            // Other jobs leave alone what is locked.
-            match folder.handle().and_then(|handle| fs::flock(handle, FlockOperation::LockExclusive)) {
+            // Other jobs leave alone what is locked. A spare one may still be locked by who left it, who may be frozen: it is
+            // not waited for.
+            match folder.handle().and_then(|handle| fs::flock(handle, FlockOperation::NonBlockingLockExclusive)) {
                 Ok(()) => {}
                 Err(Errno::NOENT) => continue,
+                Err(Errno::WOULDBLOCK) => {
+                    home.remove_folder(&name)?;
+                    continue;
+                }
                 Err(error) => return Err(folder.failed("", error)),
             }
             // One of them may have taken it away before it was locked.

@@ -353,3 +353,23 @@ async fn refuses_a_token_index_that_it_cannot_read_and_loses_nothing_of_it() {
     assert_eq!(sweep(&world, true).await.ids.len(), 4);
     assert_eq!(fs::read_to_string(&path).unwrap(), text[..text.len() - 3]);
 }
+
+#[tokio::test]
+async fn waits_for_no_folder_that_a_frozen_sweep_has_locked() {
+    let world = FileWorld::new().await;
+    let sweep = async |id: &str| {
+        world.put(Thing::Run(expired(id))).await;
+        let store: Arc<dyn RunStore> = Arc::new(open(&world.path).await.unwrap());
+        let (told, swept) = std::sync::mpsc::channel();
+        // On a thread of its own: a lock that is waited for blocks it.
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let _ = told.send(runtime.block_on(sweep_at(store, &Order::default(), now(), true)).ids);
+        });
+        swept.recv_timeout(LONG / 4)
+    };
+    assert_eq!(sweep("first").await.unwrap(), ["first"]);
+    let spare = File::open(world.path.join(".janitor/spare")).unwrap();
+    spare.lock().unwrap();
+    assert_eq!(sweep("second").await.expect("it waits for nobody"), ["second"]);
+}

@@ -1,11 +1,11 @@
 //! The answers to the run store seam.
 
-mod cassandra;
+pub mod cassandra;
 pub mod dynamodb;
 mod edges;
 mod file_edges;
 pub mod files;
-mod mysql;
+pub mod mysql;
 mod mysql_edges;
 mod mysql_outages;
 mod mysql_tls;
