@@ -86,6 +86,15 @@ mod tests {
     }
 
     #[test]
+    fn refuses_what_could_not_be_read_again() {
+        let request = |job: &str| Request { job: job.to_owned(), mode: Mode::Apply, tick: None };
+        assert!(check(&request("a"), None).is_ok() && check(&request("a"), Some("k")).is_ok());
+        let told = check(&request("a\nb"), None).unwrap_err().to_string();
+        assert_eq!(told, "queue: a job's name must be 1 to 200 bytes without a control character");
+        assert!(check(&request("a"), Some("")).unwrap_err().to_string().starts_with("queue: a key must be"));
+    }
+
+    #[test]
     fn reads_a_tick_in_any_zone() {
         let request = read(&[("job", "a"), ("mode", "apply"), ("tick", "2026-11-20T04:00:00+01:00")]).unwrap();
         assert_eq!(request.tick.map(rfc3339).as_deref(), Some("2026-11-20T03:00:00Z"));
