@@ -10,7 +10,9 @@ use apalis_janitor::report::Outcome;
 use crate::history::{Asked, Fault, History, Millis, Seen, Told};
 
 /// How long before a fault an execution or a request may have begun that the fault found under way.
-const UNDER_WAY: Millis = 5_000;
+const UNDER_WAY: Millis = 10_000;
+/// How long after it an execution may begin whose request the fault found in a worker's hand.
+const IN_HAND: Millis = 1_000;
 /// What a batch takes at most: a family of three.
 const BATCH_MAX: u64 = 3;
 
@@ -58,7 +60,7 @@ impl Fault {
     }
 
     fn finds_under_way(&self, at: Millis) -> bool {
-        (self.from - UNDER_WAY..=self.to).contains(&at)
+        (self.from - UNDER_WAY..=self.to + IN_HAND).contains(&at)
     }
 
     /// Whether no beat may have been there to ask for a tick of this time.

@@ -90,7 +90,7 @@ fn a_tick_that_was_executed_twice_is_refused() {
     assert_eq!(breaches(excused), []);
     let late = |history: &mut History| {
         twice(history);
-        history.faults.push(Fault { forgets: true, ..fault(9, 9) });
+        history.faults.push(Fault { forgets: true, ..fault(14, 15) });
     };
     assert_eq!(breaches(late).len(), 1, "it was over before Redis forgot");
 }
@@ -229,6 +229,6 @@ fn an_execution_that_vanished_is_refused_unless_something_broke() {
         })
     };
     assert_eq!(broken(9, 9), []);
-    assert_eq!(broken(1, 8).len(), 1, "it began after the fault");
-    assert_eq!(broken(14, 15).len(), 1, "it was over long before");
+    assert_eq!(broken(1, 7).len(), 1, "it began after the fault");
+    assert_eq!(broken(19, 20).len(), 1, "it was over long before");
 }

@@ -50,13 +50,14 @@ impl Memory {
     }
 }
 
+fn median(seen: &[u64]) -> u64 {
+    let mut seen = seen.to_vec();
+    seen.sort_unstable();
+    seen.get(seen.len() / 2).copied().unwrap_or(0)
+}
+
 /// The median of the first third, after the first look, and that of the last third.
 fn thirds(seen: &[u64]) -> (u64, u64) {
-    let median = |part: &[u64]| {
-        let mut part = part.to_vec();
-        part.sort_unstable();
-        part.get(part.len() / 2).copied().unwrap_or(0)
-    };
     let third = seen.len().div_ceil(3);
     (median(&seen[1.min(seen.len())..third.max(2).min(seen.len())]), median(&seen[seen.len() - third..]))
 }
@@ -64,15 +65,9 @@ fn thirds(seen: &[u64]) -> (u64, u64) {
 impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, seen) in &self.0 {
-            let (first, last) = thirds(seen);
-            let most = seen.iter().max().copied().unwrap_or(0);
-            writeln!(
-                f,
-                "{name}: {} KiB in the first third, {} in the last, {} at most",
-                first >> 10,
-                last >> 10,
-                most >> 10
-            )?;
+            let sixths: Vec<_> = seen.chunks(seen.len().div_ceil(6)).map(|part| median(part) >> 10).collect();
+            let most = seen.iter().max().copied().unwrap_or(0) >> 10;
+            writeln!(f, "{name}: {sixths:?} KiB in each sixth of the time, {most} at most")?;
         }
         Ok(())
     }
