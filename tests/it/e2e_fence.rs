@@ -142,7 +142,9 @@ async fn freeze_all(redis: &RedisServer, cli: &Cli, places: &[Place], tried: &mu
     for (holder, place) in holders.iter().zip(places) {
         comes("a first deleted run", async || place.runs().await < DUE || is_lost(holder)).await;
     }
-    holders.iter().for_each(|holder| holder.signal(Signal::STOP));
+    for holder in &holders {
+        holder.signal(Signal::STOP);
+    }
     // On a machine that is too busy to renew a lock some end by themselves: they are no try.
     let were_amid: Vec<_> = holders.iter().map(|holder| !is_lost(holder)).collect();
     let locks: Vec<_> = (0..places.len()).map(|job| format!("{{janitor}}:lock:job-{job}")).collect();
@@ -157,7 +159,9 @@ async fn freeze_all(redis: &RedisServer, cli: &Cli, places: &[Place], tried: &mu
     for place in places {
         before.push(place.things().await);
     }
-    holders.iter().for_each(|holder| holder.signal(Signal::CONT));
+    for holder in &holders {
+        holder.signal(Signal::CONT);
+    }
     for (((holder, place), before), got_in) in holders.into_iter().zip(places).zip(before).zip(got_in) {
         let end = holder.end().await;
         if !got_in {
