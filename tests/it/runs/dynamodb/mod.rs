@@ -3,6 +3,7 @@
 mod crashes;
 mod edges;
 mod proxy;
+mod rights;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
