@@ -14,7 +14,7 @@ use tokio::time::sleep;
 
 use crate::{
     daemon::Daemon,
-    world::{Countdown, JOB, STREAM, Worker, World, until_empty},
+    world::{Countdown, JOB, STREAM, Worker, World, drained},
 };
 
 /// How many programs enqueue at once, and how many workers take, each [`AT_ONCE`] requests.
@@ -44,12 +44,7 @@ pub async fn once(requests: usize) {
             })
         })
         .collect();
-    left.over().await;
-    until_empty(&*queue).await;
-    let took = began.elapsed();
-    for worker in workers {
-        worker.stop().await;
-    }
+    let took = drained(&*queue, left, workers, began).await;
     let seen = seen.lock().unwrap();
     let (twice, lost) =
         (seen.values().filter(|runs| **runs > 1).count(), ids.iter().filter(|id| !seen.contains_key(*id)).count());

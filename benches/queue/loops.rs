@@ -8,7 +8,7 @@ use std::{
 use apalis_janitor::report::Mode;
 use redis::aio::MultiplexedConnection;
 
-use crate::world::{Countdown, STREAM, Worker, World, connect, until_empty};
+use crate::world::{Countdown, STREAM, Worker, World, connect, drained};
 
 const PAIRS: usize = 5;
 /// How many connections there are; a worker that runs one request at once has one.
@@ -58,13 +58,7 @@ async fn ours(entries: usize, connections: usize) -> Duration {
             Worker::start(&format!("w{number}"), world.queue(), 1, move |_| left.one())
         })
         .collect();
-    left.over().await;
-    until_empty(&*queue).await;
-    let took = began.elapsed();
-    for worker in workers {
-        worker.stop().await;
-    }
-    took
+    drained(&*queue, left, workers, began).await
 }
 
 async fn raw(entries: usize, connections: usize) -> Duration {

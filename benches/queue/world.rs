@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use apalis_core::{
@@ -182,4 +182,15 @@ pub fn percentile(spans: &mut [Duration], of: f64) -> Duration {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a length")]
     let at = (spans.len() as f64 * of).ceil() as usize;
     spans[at.clamp(1, spans.len()) - 1]
+}
+
+/// Waits until the workers have run all there is and nothing is left, and stops them; how long that took since it `began`.
+pub async fn drained(queue: &dyn Queue, left: Arc<Countdown>, workers: Vec<Worker>, began: Instant) -> Duration {
+    left.over().await;
+    until_empty(queue).await;
+    let took = began.elapsed();
+    for worker in workers {
+        worker.stop().await;
+    }
+    took
 }
