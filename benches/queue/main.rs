@@ -26,7 +26,7 @@ async fn main() {
     let parts: Vec<&str> = words.iter().map(String::as_str).filter(|word| *word != "quick").collect();
     let is_asked = |part: &str| parts.is_empty() || parts.contains(&part);
     if is_asked("loops") {
-        loops::compare(if is_quick { 2_000 } else { 20_000 }).await;
+        loops::compare(if is_quick { 2_000 } else { 50_000 }).await;
     }
     if is_asked("latency") {
         latency::measure(if is_quick { 50 } else { 1_000 }).await;

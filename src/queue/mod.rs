@@ -198,6 +198,12 @@ pub trait Queue: Send + Sync + Debug {
     /// Settles a delivery: its request is gone, its report is in the ledger.
     async fn finish(&self, me: &str, id: &str, report: &Report) -> Result<bool, QueueError>;
 
+    /// As [`finish`](Self::finish), and then a claim that does not wait. Where the two are one step of the store, a worker
+    /// that is busy saves a round trip with each request. A store may always answer [`Claim::Empty`]: the next claim tells.
+    async fn finish_then_claim(&self, me: &str, id: &str, report: &Report) -> Result<(bool, Claim), QueueError> {
+        Ok((self.finish(me, id, report).await?, Claim::Empty))
+    }
+
     /// Gives a delivery that failed back, to be had again after `pause` (at most the visibility).
     async fn retry(&self, me: &str, id: &str, pause: Duration) -> Result<bool, QueueError>;
 

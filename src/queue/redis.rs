@@ -138,13 +138,15 @@ impl RedisQueue {
 
     /// Says once in a while that it is time, and sets when it is the next time.
     fn is_time(at: &Mutex<Option<Instant>>, every: Duration) -> bool {
-        let mut next = lock(at);
-        let now = Instant::now();
-        let due = next.is_none_or(|next| now >= next);
+        let due = Self::is_due(at);
         if due {
-            *next = Some(now + every);
+            *lock(at) = Some(Instant::now() + every);
         }
         due
+    }
+
+    fn is_due(at: &Mutex<Option<Instant>>) -> bool {
+        lock(at).is_none_or(|next| Instant::now() >= next)
     }
 
     async fn claim_on(&self, reader: &mut Reader, me: &str, busy: bool) -> Result<Claim, RedisError> {
@@ -199,15 +201,25 @@ impl RedisQueue {
         }
     }
 
-    async fn settle(&self, me: &str, id: &str, reason: &str, report: Option<&Report>) -> Result<bool, QueueError> {
+    /// Settles; with `next` it brings the next request, too.
+    async fn settle(
+        &self,
+        me: &str,
+        id: &str,
+        reason: &str,
+        report: Option<&Report>,
+        next: bool,
+    ) -> Result<(bool, Claim), QueueError> {
         let body = report.map(serde_json::to_string).transpose().map_err(QueueError::unavailable)?.unwrap_or_default();
         let job = report.map_or("", |report| report.job.as_str());
         let success = report.filter(|report| report.outcome == Outcome::Done && report.mode == Mode::Apply);
         let mut script = self.script(&SETTLE);
         script.key(self.dead_key()).key(self.link.key(&format!("reports:{job}"))).key(self.link.key("success"));
         script.arg(me).arg(id).arg(reason).arg(DEAD_MAX).arg(body).arg(REPORTS_MAX).arg(job);
-        script.arg(success.map(|report| rfc3339(report.started_at)).unwrap_or_default());
-        self.on_reader(async |reader| script.invoke_async(&mut reader.0).await).await
+        script.arg(success.map(|report| rfc3339(report.started_at)).unwrap_or_default()).arg(i32::from(next));
+        let (is_ours, entry): (bool, Option<(String, Fields)>) =
+            self.on_reader(async |reader| script.invoke_async(&mut reader.0).await).await?;
+        Ok((is_ours, entry.map_or(Claim::Empty, |(id, fields)| delivered(id, &fields, 1))))
     }
 
     async fn give_back(&self, me: &str, id: &str, pause: Duration, uncount: bool) -> Result<bool, QueueError> {
@@ -294,7 +306,13 @@ impl Queue for RedisQueue {
     }
 
     async fn finish(&self, me: &str, id: &str, report: &Report) -> Result<bool, QueueError> {
-        self.settle(me, id, "", Some(report)).await
+        self.settle(me, id, "", Some(report), false).await.map(|(is_ours, _)| is_ours)
+    }
+
+    async fn finish_then_claim(&self, me: &str, id: &str, report: &Report) -> Result<(bool, Claim), QueueError> {
+        // A claim looks for stale deliveries first, when it is time for that.
+        let next = !Self::is_due(&self.shared.next_check);
+        self.settle(me, id, "", Some(report), next).await
     }
 
     async fn retry(&self, me: &str, id: &str, pause: Duration) -> Result<bool, QueueError> {
@@ -307,7 +325,7 @@ impl Queue for RedisQueue {
 
     async fn bury(&self, me: &str, id: &str, reason: &str, report: Option<&Report>) -> Result<bool, QueueError> {
         let reason = if reason.is_empty() { "no reason given" } else { reason };
-        self.settle(me, id, reason, report).await
+        self.settle(me, id, reason, report, false).await.map(|(is_ours, _)| is_ours)
     }
 
     async fn leave(&self, me: &str) -> Result<(), QueueError> {

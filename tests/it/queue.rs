@@ -8,9 +8,14 @@ use apalis_janitor::{
     clock::SystemClock,
     embedded,
     link::Link,
-    queue::{Enqueued, Queue, QueueOptions, Request, conformance::World, redis::RedisQueue, sqlite::SqliteQueue},
+    queue::{
+        Claim, Enqueued, Queue, QueueOptions, Request, Stats,
+        conformance::{World, report},
+        redis::RedisQueue,
+        sqlite::SqliteQueue,
+    },
     queue_conformance,
-    report::{Mode, Report},
+    report::{Mode, Outcome, Report},
 };
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -124,4 +129,29 @@ async fn a_request_merges_with_one_of_the_newest_that_wait() {
     assert_eq!(queue.enqueue(&request, None).await.unwrap(), Enqueued::Merged(id));
     others("1").await;
     assert!(matches!(queue.enqueue(&request, None).await.unwrap(), Enqueued::New(_)));
+}
+
+/// A round trip for each request, and now and then a claim that looks for stale deliveries.
+#[tokio::test]
+async fn a_settling_brings_the_next_request_along() {
+    let world = RedisWorld::start().await;
+    let queue = world.queue(QueueOptions { visibility: Duration::from_mins(1), max_deliveries: 3, backlog_max: 1_000 });
+    for _ in 0..100 {
+        world.append(&[("job", "a"), ("mode", "apply")]).await;
+    }
+    let (mut along, mut claim) = (0, Claim::Empty);
+    for number in 0..100 {
+        if claim == Claim::Empty {
+            claim = queue.claim("w", false).await.unwrap();
+        } else {
+            along += 1;
+        }
+        let Claim::Run(delivery) = claim else { panic!("{claim:?}") };
+        let done = report(&number.to_string(), "a", Outcome::Done);
+        let (is_ours, next) = queue.finish_then_claim("w", &delivery.id, &done).await.unwrap();
+        assert!(is_ours);
+        claim = next;
+    }
+    assert!(along >= 50, "{along} of 99 came along");
+    assert_eq!((claim, queue.stats().await.unwrap()), (Claim::Empty, Stats::default()));
 }

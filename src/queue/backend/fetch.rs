@@ -54,6 +54,9 @@ impl Fetcher {
         }
         // Dropped, it is handed back.
         drop(self.slot.take_back());
+        if let Err(error) = self.consumer.close().await {
+            tracing::warn!(error = %chain(&error), "request not handed back, it will lapse");
+        }
         // Jobs in hand are still being settled: only what has nothing is forgotten.
         if let Err(error) = self.consumer.queue.leave(&self.consumer.me).await {
             tracing::debug!(error = %chain(&error), "consumer not forgotten, it will be after a while");
@@ -67,8 +70,10 @@ impl Fetcher {
                 return false;
             }
             let is_alone = self.alone.as_ref().is_some_and(|id| self.consumer.holds(id));
-            let is_full = is_alone || self.consumer.held() >= self.concurrency;
-            if self.slot.is_wanted() && !is_full && !self.consumer.worker.is_paused() {
+            let (has_next, is_paused) = (self.consumer.has_next(), self.consumer.worker.is_paused());
+            let is_full = !has_next && (is_alone || self.consumer.count() >= self.concurrency);
+            // A delivery that is here already goes back where the worker pauses.
+            if self.slot.is_wanted() && !is_full && !is_paused || has_next && is_paused {
                 return true;
             }
             tokio::select! {
@@ -83,8 +88,14 @@ impl Fetcher {
 
     /// One claim, and what it asks for.
     async fn step(&mut self) -> Result<(), QueueError> {
-        let (consumer, asked) = (self.consumer.clone(), Instant::now());
-        match consumer.queue.claim(&consumer.me, consumer.held() > 0).await? {
+        let consumer = self.consumer.clone();
+        let (claim, asked) = if let Some(next) = consumer.next() {
+            next
+        } else {
+            let asked = Instant::now();
+            (consumer.queue.claim(&consumer.me, consumer.count() > 0).await?, asked)
+        };
+        match claim {
             Claim::Run(delivery) => self.admit(delivery, asked).await,
             Claim::Exhausted { delivery, last } => bury_exhausted(&consumer, &delivery, &last).await,
             Claim::Unreadable { id, reason } => {

@@ -1,7 +1,7 @@
 //! The right to run one delivery, and the consumer that has such rights.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     thread,
@@ -14,7 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::Blank;
 use crate::{
-    queue::{Delivery, Queue, QueueOptions},
+    queue::{Claim, Delivery, Queue, QueueError, QueueOptions},
     report::chain,
 };
 
@@ -22,6 +22,16 @@ use crate::{
 const TOUCHES: u32 = 3;
 /// How soon a failed extension is tried again, as a share of the visibility.
 const TOUCH_AGAIN: u32 = 10;
+
+/// What a consumer has.
+#[derive(Default)]
+struct Held {
+    leases: HashMap<String, Weak<Lease>>,
+    /// What settlings brought along, and when it was asked for, until the fetcher takes it.
+    next: VecDeque<(Claim, Instant)>,
+    /// There is no fetcher any more.
+    is_closed: bool,
+}
 
 /// One start of a worker, as its queue knows it.
 pub(super) struct Consumer {
@@ -33,7 +43,7 @@ pub(super) struct Consumer {
     pub(super) blank: Blank,
     /// Resolves soon after a lease has gone.
     pub(super) released: Notify,
-    leases: Mutex<HashMap<String, Weak<Lease>>>,
+    held: Mutex<Held>,
     open: TaskTracker,
     runtime: tokio::runtime::Handle,
 }
@@ -43,35 +53,86 @@ impl Consumer {
     pub(super) fn new(queue: Arc<dyn Queue>, worker: WorkerContext, blank: Blank, open: TaskTracker) -> Self {
         let me = format!("{}-{}", worker.name(), ulid::Ulid::generate());
         let (options, runtime) = (queue.options(), tokio::runtime::Handle::current());
-        let (released, leases) = (Notify::new(), Mutex::default());
-        Self { queue, me, options, worker, blank, released, leases, open, runtime }
+        let (released, held) = (Notify::new(), Mutex::default());
+        Self { queue, me, options, worker, blank, released, held, open, runtime }
     }
 
     /// How many deliveries it has.
-    pub(super) fn held(&self) -> usize {
-        self.leases().len()
+    pub(super) fn count(&self) -> usize {
+        let held = self.held();
+        held.leases.len() + held.next.len()
+    }
+
+    /// Whether a settling that is sent now may bring the next delivery.
+    pub(super) fn wants_next(&self) -> bool {
+        !self.worker.is_shutting_down() && !self.worker.is_paused()
+    }
+
+    /// Leaves what a settling brought to the fetcher, or gives it back where that has ended.
+    pub(super) async fn offer(&self, claim: Claim, asked: Instant) -> Result<(), QueueError> {
+        if claim == Claim::Empty {
+            return Ok(());
+        }
+        {
+            let mut held = self.held();
+            if !held.is_closed {
+                held.next.push_back((claim, asked));
+                return Ok(());
+            }
+        }
+        self.give_back(claim).await
+    }
+
+    pub(super) fn has_next(&self) -> bool {
+        !self.held().next.is_empty()
+    }
+
+    /// What a settling brought, and when it was asked for.
+    pub(super) fn next(&self) -> Option<(Claim, Instant)> {
+        self.held().next.pop_front()
+    }
+
+    /// The fetcher ends: what it has not taken is given back, and what comes later will be.
+    pub(super) async fn close(&self) -> Result<(), QueueError> {
+        let left = {
+            let mut held = self.held();
+            held.is_closed = true;
+            std::mem::take(&mut held.next)
+        };
+        for (claim, _) in left {
+            self.give_back(claim).await?;
+        }
+        Ok(())
+    }
+
+    /// An entry that is no request stays, and is buried by whoever gets it when it is stale.
+    async fn give_back(&self, claim: Claim) -> Result<(), QueueError> {
+        match claim {
+            Claim::Run(delivery) => self.queue.hand_back(&self.me, &delivery.id).await.map(drop),
+            _ => Ok(()),
+        }
     }
 
     /// Whether it has a delivery of this request.
     pub(super) fn holds(&self, id: &str) -> bool {
-        self.leases().contains_key(id)
+        self.held().leases.contains_key(id)
     }
 
     /// Ends an older run of the same request, which this consumer has lost and got again.
     pub(super) fn cancel(&self, id: &str) {
-        let lease = self.leases().get(id).and_then(Weak::upgrade);
+        let lease = self.held().leases.get(id).and_then(Weak::upgrade);
         if let Some(lease) = lease {
             lease.lost.cancel();
         }
     }
 
-    fn leases(&self) -> MutexGuard<'_, HashMap<String, Weak<Lease>>> {
+    fn held(&self) -> MutexGuard<'_, Held> {
         // Nothing panics while it holds this, and no lease is dropped under it.
-        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn forget(&self, id: &str) {
-        self.leases().remove(id);
+        self.held().leases.remove(id);
         self.released.notify_one();
     }
 
@@ -82,10 +143,10 @@ impl Consumer {
         loop {
             tokio::select! {
                 () = time::sleep(pause) => {}
-                () = stop.cancelled(), if self.held() == 0 => return,
+                () = stop.cancelled(), if self.count() == 0 => return,
             }
             // Weak: a lease that is dropped meanwhile is handed back at once, not after the answer.
-            let (ids, held): (Vec<String>, Vec<Weak<Lease>>) = self.leases().clone().into_iter().unzip();
+            let (ids, held): (Vec<String>, Vec<Weak<Lease>>) = self.held().leases.clone().into_iter().unzip();
             if ids.is_empty() {
                 continue;
             }
@@ -149,7 +210,7 @@ impl Lease {
     pub(super) fn new(consumer: Arc<Consumer>, delivery: Delivery, asked: Instant) -> Arc<Self> {
         let state = Mutex::new(State { good_until: asked + consumer.options.visibility, phase: Phase::Running });
         let lease = Arc::new(Self { consumer, delivery, state, lost: CancellationToken::new() });
-        lease.consumer.leases().insert(lease.delivery.id.clone(), Arc::downgrade(&lease));
+        lease.consumer.held().leases.insert(lease.delivery.id.clone(), Arc::downgrade(&lease));
         lease
     }
 

@@ -8,7 +8,7 @@ use std::{
     pin::pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use apalis_core::{error::BoxDynError, task::Task};
@@ -238,6 +238,14 @@ async fn try_settle(lease: &Lease, verdict: &Verdict) -> Result<bool, QueueError
     let (consumer, id) = (lease.consumer(), lease.delivery().id.as_str());
     let (queue, me) = (&consumer.queue, consumer.me.as_str());
     match verdict {
+        Verdict::Finish(report) if consumer.wants_next() => {
+            let asked = Instant::now();
+            let (is_ours, next) = queue.finish_then_claim(me, id, report).await?;
+            if let Err(error) = consumer.offer(next, asked).await {
+                tracing::warn!(error = %chain(&error), "request not handed back, it will lapse");
+            }
+            Ok(is_ours)
+        }
         Verdict::Finish(report) => queue.finish(me, id, report).await,
         Verdict::Retry(pause, _) => queue.retry(me, id, *pause).await,
         Verdict::Bury(report) => {

@@ -67,6 +67,26 @@ pub async fn keeps_a_delivery_that_is_touched(world: &dyn World) {
     assert_eq!(queue.touch("w1", &[id.clone(), "0-1".to_owned()]).await.unwrap(), vec!["0-1".to_owned()]);
 }
 
+/// What comes with a settling is a first delivery like any other, and nothing comes to who settles what is not its own.
+pub async fn may_bring_the_next_with_the_settling(world: &dyn World) {
+    let queue = world.queue(options(LONG));
+    let (first, second) = (enqueue(&*queue, "a").await, enqueue(&*queue, "b").await);
+    run(&*queue, "w").await;
+    let refused = queue.finish_then_claim("other", &first, &report("r0", "a", Outcome::Done)).await.unwrap();
+    assert_eq!(refused, (false, Claim::Empty));
+    let (is_ours, next) = queue.finish_then_claim("w", &first, &report("r1", "a", Outcome::Done)).await.unwrap();
+    assert!(is_ours);
+    let expected = Delivery { id: second.clone(), request: request("b", Mode::Apply), number: 1 };
+    match next {
+        Claim::Empty => assert_eq!(run(&*queue, "w").await, expected),
+        next => assert_eq!(next, Claim::Run(expected)),
+    }
+    let last = queue.finish_then_claim("w", &second, &report("r2", "b", Outcome::Done)).await.unwrap();
+    assert_eq!(last, (true, Claim::Empty));
+    assert_eq!(queue.stats().await.unwrap(), Stats::default());
+    assert_eq!((world.reports("a").await.len(), world.reports("b").await.len()), (1, 1));
+}
+
 /// Who lost a delivery settles nothing, and cannot take it back by touching it.
 pub async fn refuses_a_consumer_that_lost_its_delivery(world: &dyn World) {
     let queue = world.queue(options(SHORT));

@@ -71,6 +71,7 @@ macro_rules! queue_conformance {
             starts_a_new_job_from_now
             starts_a_new_job_by_the_earlier_clock
             records_one_report_with_the_settling
+            may_bring_the_next_with_the_settling
             has_a_request_until_it_is_settled
             remembers_the_last_success
             lists_retries_and_drops_the_dead

@@ -140,6 +140,26 @@ async fn runs_each_request_once_and_records_its_report() {
     assert_eq!(server.cli(&["XINFO", "CONSUMERS", "{janitor}:queue:default", "workers"]).await, "", "it left");
 }
 
+/// What a settling brought along as the worker stopped goes back, too: nothing waits for its visibility to end.
+#[tokio::test]
+async fn keeps_nothing_of_a_long_backlog_when_it_stops() {
+    let server = RedisServer::start().await;
+    let queue = redis_queue(&server, options(Duration::from_mins(10)));
+    let append = "for _ = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'job', 'a', 'mode', 'apply') end";
+    server.cli(&["EVAL", append, "1", "{janitor}:queue:default", "900"]).await;
+    let run = |request: Request, attempt: Attempt| async move { Ok(done(&request, &attempt)) };
+    for left in [700, 500, 300] {
+        let worker = start(queue.clone(), 3, run);
+        until("some of the backlog", || async { (queue.stats().await.ok()?.waiting < left).then_some(()) }).await;
+        worker.stop().await;
+    }
+    let worker = start(queue.clone(), 3, run);
+    until_stats(&*queue, Stats::default()).await;
+    worker.stop().await;
+    let reports = redis_reports(&server, "a").await;
+    assert_eq!((reports.len(), reports.iter().filter(|report| report.attempt > 1).count()), (900, 0));
+}
+
 #[tokio::test]
 async fn runs_requests_of_the_embedded_queue() {
     let folder = tempfile::tempdir().unwrap();
