@@ -355,7 +355,8 @@ pub struct RetentionConfig {
     pub retention_days: Option<RetentionDays>,
     /// The most runs in one transaction; default 1,000, with Citus 5,000.
     pub batch_size: BatchSize,
-    /// How long a transaction should last at most; default 250 ms, and more where others do not wait for it.
+    /// How long a transaction should last at most; default 330 ms in SQLite, 250 ms in Postgres and files, and more where
+    /// others do not wait for it.
     pub batch_time: Duration,
     /// The longest pause between transactions; default 100 ms in SQLite, else none.
     pub batch_pause: Duration,

@@ -184,6 +184,7 @@ impl<I: Send + Sync> Walk<'_, I> {
                     self.settle::<J>(size, tally);
                 }
                 Err(JobError::Store(StoreError::TimedOut { .. })) if size > 1 => {
+                    tracing::debug!(size, ?took, ?limit, "batch rolled back, it took too long");
                     // The last batch may be far smaller than a full one: only one that is smaller still may do.
                     while self.limits.pace.size() >= size {
                         self.limits.pace.timed_out();

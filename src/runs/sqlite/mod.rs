@@ -59,6 +59,8 @@ pub struct SqliteStore {
     tables: Tables,
     connection: Mutex<SqliteConnection>,
     deadline: Arc<Deadline>,
+    /// How long the last commit took, in microseconds: the next one is likely to take as long.
+    commit_micros: AtomicU64,
 }
 
 /// Which of the layout's tables are there: older versions of the schema lack some.
@@ -122,7 +124,8 @@ impl SqliteStore {
         connection.lock_handle().await.map_err(what)?.set_progress_handler(STEPS_PER_LOOK, move || !seen.is_past());
         keep_journal(&mut connection).await.map_err(what)?;
         sqlx::raw_sql(delete::BATCH_TABLE).execute(&mut connection).await.map_err(what)?;
-        Ok(Self { path: path.to_owned(), layout, tables, connection: Mutex::new(connection), deadline })
+        let connection = Mutex::new(connection);
+        Ok(Self { path: path.to_owned(), layout, tables, connection, deadline, commit_micros: AtomicU64::new(0) })
     }
 
     /// The connection, for reading.
@@ -133,11 +136,13 @@ impl SqliteStore {
         connection
     }
 
-    /// A transaction that has the write lock, and whose statements end by `limit`.
+    /// A transaction that has the write lock, and whose statements end early enough for a commit like the last one to be
+    /// done by `limit`, but have half of that at least.
     async fn begin(&self, limit: Duration) -> Result<Transaction<'_>, StoreError> {
         let mut connection = self.connection().await;
         sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *connection).await.map_err(|error| self.error(&error))?;
-        self.deadline.set(Some(limit));
+        let commit = Duration::from_micros(self.commit_micros.load(Ordering::Relaxed));
+        self.deadline.set(Some(limit.saturating_sub(commit).max(limit / 2)));
         Ok(Transaction { store: self, connection, until: Instant::now() + limit })
     }
 
@@ -171,7 +176,10 @@ impl Transaction<'_> {
             // The commit itself cannot be interrupted: past the limit it does not begin.
             Ok(_) if Instant::now() >= self.until => Err(StoreError::TimedOut { store: NAME }),
             Ok(value) => {
+                let began = Instant::now();
                 let committed = sqlx::raw_sql("COMMIT").execute(&mut *self.connection).await;
+                let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+                self.store.commit_micros.store(micros, Ordering::Relaxed);
                 committed.map(|_| value).map_err(|error| self.store.error(&error))
             }
             Err(error) => Err(error),

@@ -66,3 +66,22 @@ async fn says_what_a_file_that_cannot_be_written_lacks() {
     assert!(source(&error).contains("attempt to write a readonly database"), "{error}: {}", source(&error));
     assert_eq!(store.runs().await, runs, "it can still be read");
 }
+
+#[tokio::test]
+async fn statements_leave_room_for_a_commit_like_the_last_one() {
+    let (store, _folder) = store_with_runs().await;
+    let limit = Duration::from_secs(10);
+    for (commit, left) in [(0, 10_000), (1_000, 9_000), (8_000, 5_000), (60_000, 5_000)] {
+        store.commit_micros.store(commit * 1_000, Ordering::Relaxed);
+        let before = store.deadline.start.elapsed().as_millis();
+        let transaction = store.begin(limit).await.unwrap();
+        let after = store.deadline.start.elapsed().as_millis();
+        let until = u128::from(store.deadline.millis.load(Ordering::Relaxed));
+        assert!(
+            (before + left..=after + left).contains(&until),
+            "{commit}: {until}, from {before} to {after} and {left}"
+        );
+        transaction.end(Ok(())).await.unwrap();
+        assert_ne!(store.commit_micros.load(Ordering::Relaxed), commit * 1_000, "the commit was timed");
+    }
+}
