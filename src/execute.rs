@@ -238,7 +238,7 @@ impl Execution<'_> {
         let mut job =
             Retention::new(self.job.name.clone(), Arc::clone(&store), Arc::clone(self.janitor.clock()), policy);
         let limits = Limits {
-            pace: Pace::new(config.batch_size.get(), config.batch_time, config.batch_pause),
+            pace: Pace::new(config.batch_size.get(), config.batch_time),
             pause: config.batch_pause,
             items: config.run_limit.map(std::num::NonZeroU64::get),
             time: config.time_limit,
@@ -258,7 +258,7 @@ impl Execution<'_> {
         };
         let mut job = Orphans::new(store, runs, config.clone(), self.ask.narrow);
         let limits = Limits {
-            pace: Pace::new(Orphans::batch_max(config), BLOBS_TIME, Duration::ZERO),
+            pace: Pace::new(Orphans::batch_max(config), BLOBS_TIME),
             pause: Duration::ZERO,
             items: None,
             time: config.time_limit,
@@ -272,7 +272,7 @@ impl Execution<'_> {
         let switch = self.janitor.switch(&self.job.name);
         let mut job = Disk::new(config.clone(), self.started_at, self.ask.narrow, switch);
         let limits = Limits {
-            pace: Pace::new(Disk::batch_max(config), FILES_TIME, Duration::ZERO),
+            pace: Pace::new(Disk::batch_max(config), FILES_TIME),
             pause: Duration::ZERO,
             items: None,
             time: config.time_limit,
@@ -285,7 +285,7 @@ impl Execution<'_> {
         let mut job = Volumes::new(volumes, self.ask.narrow);
         let limits = Limits {
             // Nobody waits for a batch: rows are let go within it.
-            pace: Pace::new(Volumes::batch_max(config), Duration::MAX, Duration::ZERO),
+            pace: Pace::new(Volumes::batch_max(config), Duration::MAX),
             pause: Duration::ZERO,
             items: Some(config.limit.get() as u64),
             time: config.time_limit,

@@ -353,7 +353,7 @@ pub struct RetentionConfig {
     pub layout: String,
     /// How long ended runs stay where no rule matches; none: for ever.
     pub retention_days: Option<RetentionDays>,
-    /// The most runs in one transaction; default 1,000, with Citus 5,000.
+    /// The most runs in one transaction; default 1,000, with Citus 10,000.
     pub batch_size: BatchSize,
     /// How long a transaction should last at most; default 330 ms in SQLite, 250 ms in Postgres and files, and more where
     /// others do not wait for it.

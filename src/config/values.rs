@@ -45,7 +45,7 @@ impl BatchSize {
     /// The largest batch.
     pub const MAX: i64 = 1_000_000;
     /// The default where a batch costs much by itself.
-    pub(super) const LARGE: Self = Self(5_000);
+    pub(super) const LARGE: Self = Self(10_000);
 
     /// Checks a size; the error is the rule that it breaks.
     pub fn new(size: i64) -> Result<Self, String> {

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-/// The first batch of an execution, before anything is known of the store's speed: a small sweep is one batch.
+/// The first batch of an execution, before anything is known of the store's speed, has so many for each [`FIRST_TIME`] that a
+/// batch should last: a small sweep is one batch.
 const FIRST: usize = 500;
+const FIRST_TIME: Duration = Duration::from_millis(250);
 /// What a pause is longer than the gap between two askings, for the sake of slow timers.
 const SLACK: Duration = Duration::from_millis(10);
-/// From this on a batch's time is long.
-const ONE_PASS_MIN: Duration = Duration::from_secs(10);
 /// A batch's statements may last as long as a batch should and this part of it more, then it is rolled back and halved.
 /// What a commit and a rollback take comes on top, and a writer that waits must still get in before half a second.
 const OVERRUN: u32 = 4;
@@ -17,7 +17,7 @@ const OVERRUN: u32 = 4;
 /// ```
 /// use std::time::Duration;
 /// use apalis_janitor::jobs::pace::Pace;
-/// let mut pace = Pace::new(10_000, Duration::from_millis(250), Duration::from_millis(100));
+/// let mut pace = Pace::new(10_000, Duration::from_millis(250));
 /// assert_eq!(pace.size(), 500);
 /// pace.lasted(500, Duration::from_millis(50));
 /// assert_eq!(pace.size(), 1_000); // at most doubled
@@ -34,13 +34,13 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Batches of at most `max`, which should last `time`, with pauses of at most `pause` between them.
+    /// Batches of at most `max`, which should last `time`.
     ///
-    /// With a long time and no pause nobody waits for the store: the first batch is as large as it may be, for one pass.
+    /// The first one has 500 for each quarter of a second of that, so a very long time makes one pass.
     #[must_use]
-    pub fn new(max: usize, time: Duration, pause: Duration) -> Self {
-        let is_one_pass = pause.is_zero() && time >= ONE_PASS_MIN;
-        Self { size: if is_one_pass { max } else { max.min(FIRST) }, max, time }
+    pub fn new(max: usize, time: Duration) -> Self {
+        let spans = usize::try_from(time.as_millis() / FIRST_TIME.as_millis()).unwrap_or(usize::MAX).max(1);
+        Self { size: max.min(FIRST.saturating_mul(spans)), max, time }
     }
 
     /// How many the next batch may have; never 0.
@@ -104,19 +104,28 @@ mod tests {
 
     #[test]
     fn starts_small_and_never_exceeds_its_most() {
-        let mut pace = Pace::new(750, TIME, PAUSE);
+        let mut pace = Pace::new(750, TIME);
         let mut sizes = vec![pace.size()];
         for _ in 0..3 {
             pace.lasted(pace.size(), Duration::ZERO);
             sizes.push(pace.size());
         }
         assert_eq!(sizes, [500, 750, 750, 750]);
-        assert_eq!(Pace::new(7, TIME, PAUSE).size(), 7);
+        assert_eq!(Pace::new(7, TIME).size(), 7);
+    }
+
+    #[test]
+    fn starts_with_more_where_there_is_more_time_and_makes_one_pass_where_there_is_very_much() {
+        for (millis, size) in [(10, 500), (330, 500), (500, 1_000), (1_000, 2_000), (10_000, 20_000)] {
+            assert_eq!(Pace::new(100_000, Duration::from_millis(millis)).size(), size, "{millis} ms");
+        }
+        assert_eq!(Pace::new(1_000_000, Duration::from_mins(10)).size(), 1_000_000);
+        assert_eq!(Pace::new(usize::MAX, Duration::MAX).size(), usize::MAX);
     }
 
     #[test]
     fn settles_where_a_batch_lasts_as_long_as_it_should() {
-        let mut pace = Pace::new(1_000_000, TIME, PAUSE);
+        let mut pace = Pace::new(1_000_000, TIME);
         for _ in 0..20 {
             let took = Duration::from_micros(100) * u32::try_from(pace.size()).unwrap();
             pace.lasted(pace.size(), took);
@@ -126,7 +135,7 @@ mod tests {
 
     #[test]
     fn shrinks_by_half_at_most_and_never_to_nothing() {
-        let mut pace = Pace::new(1_000, TIME, PAUSE);
+        let mut pace = Pace::new(1_000, TIME);
         pace.lasted(500, Duration::from_hours(1));
         assert_eq!(pace.size(), 250);
         for _ in 0..100 {
@@ -141,7 +150,7 @@ mod tests {
     #[test]
     fn grows_fourfold_only_where_there_is_time_for_eight() {
         for (took, size) in [(TIME / 9, 2_000), (TIME / 7, 1_000), (TIME / 3, 1_000)] {
-            let mut pace = Pace::new(5_000, TIME, PAUSE);
+            let mut pace = Pace::new(5_000, TIME);
             pace.lasted(500, took);
             assert_eq!(pace.size(), size, "{took:?}");
         }
@@ -149,22 +158,14 @@ mod tests {
 
     #[test]
     fn a_small_last_batch_makes_none_larger() {
-        let mut pace = Pace::new(1_000, TIME, PAUSE);
+        let mut pace = Pace::new(1_000, TIME);
         pace.lasted(3, Duration::from_millis(1));
         assert_eq!(pace.size(), 500);
     }
 
     #[test]
-    fn makes_one_pass_where_nobody_waits() {
-        let long = Duration::from_mins(10);
-        assert_eq!(Pace::new(1_000_000, long, Duration::ZERO).size(), 1_000_000);
-        assert_eq!(Pace::new(1_000_000, long, PAUSE).size(), 500);
-        assert_eq!(Pace::new(1_000_000, TIME, Duration::ZERO).size(), 500);
-    }
-
-    #[test]
     fn a_batch_lasts_no_longer_than_the_lock_is_trusted() {
-        let mut pace = Pace::new(1_000, TIME, PAUSE);
+        let mut pace = Pace::new(1_000, TIME);
         let trust = Duration::from_secs(20);
         assert_eq!(pace.limit(trust), TIME + TIME / 4);
         assert_eq!(pace.limit(Duration::from_millis(1)), Duration::from_millis(1));
@@ -172,7 +173,7 @@ mod tests {
             pace.timed_out();
         }
         assert_eq!(pace.limit(trust), trust);
-        assert_eq!(Pace::new(1_000, Duration::MAX, PAUSE).limit(trust), trust);
+        assert_eq!(Pace::new(1_000, Duration::MAX).limit(trust), trust);
     }
 
     #[test]

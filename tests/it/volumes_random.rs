@@ -179,7 +179,7 @@ impl World {
     async fn sweep(&self) -> Tally {
         let (mut job, mut tally) = (Volumes::new(self.volumes.clone(), Narrow::default()), Tally::default());
         let time = Duration::from_mins(1);
-        let pace = Pace::new(24, Duration::MAX, Duration::ZERO);
+        let pace = Pace::new(24, Duration::MAX);
         let (limits, stop) = (Limits { pace, pause: Duration::ZERO, items: None, time }, CancellationToken::new());
         let (job_ref, tally_ref, stop_ref) = (&mut job, &mut tally, &stop);
         let (lock, key) = (Arc::new(MemoryLock::default()), LockKey::job("volumes"));

@@ -25,7 +25,7 @@ pub async fn due(
         return Ok("retention_days is unset: every run stays".to_owned());
     };
     let mut retention = Retention::new(job.name.clone(), store, Arc::clone(janitor.clock()), policy);
-    let pace = Pace::new(config.batch_size.get(), config.batch_time, Duration::ZERO);
+    let pace = Pace::new(config.batch_size.get(), config.batch_time);
     let limits = Limits { pace, pause: Duration::ZERO, items: None, time: TIME_MAX };
     let (stop, mut tally) = (CancellationToken::new(), Tally::default());
     let stopped = walk(&mut retention, Leave::DryRun, limits, &(), &stop, &mut tally).await?;

@@ -130,7 +130,7 @@ impl World {
     async fn walk(&self, is_real: bool) -> Swept {
         let mut job = Volumes::new(self.volumes(), self.narrow);
         let limits = Limits {
-            pace: Pace::new(Volumes::batch_max(&self.config), Duration::MAX, Duration::ZERO),
+            pace: Pace::new(Volumes::batch_max(&self.config), Duration::MAX),
             pause: Duration::ZERO,
             items: Some(self.config.limit.get() as u64),
             time: self.config.time_limit,

@@ -128,7 +128,7 @@ impl Walked {
 
 fn limits() -> Limits {
     let hour = Duration::from_hours(1);
-    Limits { pace: Pace::new(1_000, hour, Duration::from_secs(1)), pause: Duration::ZERO, items: None, time: hour }
+    Limits { pace: Pace::new(500, hour), pause: Duration::ZERO, items: None, time: hour }
 }
 
 fn at_most(items: u64) -> Limits {
@@ -238,7 +238,7 @@ async fn reports_what_is_too_slow_by_itself_and_goes_on() {
 
 #[tokio::test]
 async fn gives_one_item_all_the_time_that_the_lock_is_trusted_for() {
-    let pace = Pace::new(1_000, Duration::from_millis(10), Duration::from_secs(1));
+    let pace = Pace::new(1_000, Duration::from_millis(10));
     let walked = walk_with(Fake::of(&[101]), Limits { pace, ..at_most(1) }, true).await;
     assert_eq!(walked.job.tried, [names(0..1)]);
     assert!(walked.job.limits[0] > Duration::from_mins(5), "{:?}", walked.job.limits);

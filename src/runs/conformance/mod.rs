@@ -321,7 +321,7 @@ pub async fn sweep_at(store: Arc<dyn RunStore>, order: &Order, now: DateTime<Utc
     // The guard that compares this host's clock with the store's is no part of what is tested.
     let clock = TestClock::at(store.now().await.unwrap().unwrap_or(now));
     let mut job = Retention::new(JOB.to_owned(), store, Arc::new(clock), policy);
-    let pace = Pace::new(config.batch_size.get(), config.batch_time, config.batch_pause);
+    let pace = Pace::new(config.batch_size.get(), config.batch_time);
     let limits = Limits { pace, pause: config.batch_pause, items: None, time: config.time_limit };
     let (named, stop, mut tally) = (Named::default(), CancellationToken::new(), Tally::default());
     let stopped = if is_real {
