@@ -83,8 +83,8 @@ impl StoreUrl {
 
 impl StoreUrl {
     /// The most runs of a batch, how long it lasts, and the longest pause behind it, where the job does not say. In a SQLite
-    /// file every writer waits for a batch, and looks whether it is over after 228, 328 and 428 ms; elsewhere only who writes the same runs does, and with DynamoDB nobody. With
-    /// Citus each batch costs a statement for each shard.
+    /// file every writer waits for a batch, and asks again after 228, 328 and 428 ms; elsewhere only who writes the same runs
+    /// does, and with DynamoDB nobody. With Citus each batch costs a statement for each shard.
     pub(super) fn pace(&self) -> (BatchSize, Duration, Duration) {
         let (time, pause) = match self {
             Self::Memory | Self::Sqlite(_) => (330, 100),

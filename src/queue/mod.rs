@@ -200,6 +200,7 @@ pub trait Queue: Send + Sync + Debug {
 
     /// As [`finish`](Self::finish), and then a claim that does not wait. Where the two are one step of the store, a worker
     /// that is busy saves a round trip with each request. A store may always answer [`Claim::Empty`]: the next claim tells.
+    /// Like a claim it may be dropped only with its consumer.
     async fn finish_then_claim(&self, me: &str, id: &str, report: &Report) -> Result<(bool, Claim), QueueError> {
         Ok((self.finish(me, id, report).await?, Claim::Empty))
     }

@@ -61,6 +61,7 @@ mod queue;
 mod redis;
 mod redis_failover;
 mod redis_shapes;
+mod redis_tls;
 mod runs;
 mod s3;
 mod seed;

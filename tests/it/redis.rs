@@ -59,12 +59,16 @@ impl RedisServer {
 
     /// A server whose URL names a user that may do no more than the README says.
     pub async fn start_with_least() -> Self {
-        let mut server = Self::start().await;
+        Self::start().await.with_least().await
+    }
+
+    /// Its URL names a user from now on who may do no more than the README says.
+    pub async fn with_least(mut self) -> Self {
         let line = include_str!("../../README.md").lines().find(|line| line.starts_with("ACL SETUSER janitor "));
         let rules: Vec<&str> = line.expect("a line of the README").split(' ').collect();
-        assert_eq!(server.cli(&rules).await, "OK");
-        server.user = Some(("janitor", "s3cret"));
-        server
+        assert_eq!(self.cli(&rules).await, "OK");
+        self.user = Some(("janitor", "s3cret"));
+        self
     }
 
     /// A server with these options.
