@@ -138,15 +138,12 @@ impl RedisQueue {
 
     /// Says once in a while that it is time, and sets when it is the next time.
     fn is_time(at: &Mutex<Option<Instant>>, every: Duration) -> bool {
-        let due = Self::is_due(at);
+        let mut next = lock(at);
+        let due = is_due(*next);
         if due {
-            *lock(at) = Some(Instant::now() + every);
+            *next = Some(Instant::now() + every);
         }
         due
-    }
-
-    fn is_due(at: &Mutex<Option<Instant>>) -> bool {
-        lock(at).is_none_or(|next| Instant::now() >= next)
     }
 
     async fn claim_on(&self, reader: &mut Reader, me: &str, busy: bool) -> Result<Claim, RedisError> {
@@ -311,7 +308,7 @@ impl Queue for RedisQueue {
 
     async fn finish_then_claim(&self, me: &str, id: &str, report: &Report) -> Result<(bool, Claim), QueueError> {
         // A claim looks for stale deliveries first, when it is time for that.
-        let next = !Self::is_due(&self.shared.next_check);
+        let next = !is_due(*lock(&self.shared.next_check));
         self.settle(me, id, "", Some(report), next).await
     }
 
@@ -379,6 +376,10 @@ impl Queue for RedisQueue {
     fn of_host(&self, host: &str) -> Option<Arc<dyn Queue>> {
         Some(Arc::new(self.at_host(host)))
     }
+}
+
+fn is_due(next: Option<Instant>) -> bool {
+    next.is_none_or(|next| Instant::now() >= next)
 }
 
 fn full(waiting: &str) -> QueueError {
